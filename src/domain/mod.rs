@@ -1,0 +1,18 @@
+//! The words the rest of the program speaks in: keys, model versions, namespaces, embeddings, provenance.
+//!
+//! No I/O, no async, no state: every function here is a pure function of its arguments.
+
+mod digest;
+mod embedding;
+mod key;
+mod model;
+mod namespace;
+mod provenance;
+mod tokens;
+
+pub use embedding::{Embedding, UnusableVector};
+pub use key::{ChunkId, ContentHash, Key, ParseKeyError, Scope, TokenKey};
+pub use model::{Device, FingerprintBuilder, ModelCard, ModelVersion, Pooling};
+pub use namespace::{Namespace, NamespaceError};
+pub use provenance::Status;
+pub use tokens::{Tokens, Truncation, TruncationDirection};

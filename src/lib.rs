@@ -1,0 +1,3 @@
+//! vecmemo: an embedding cache. Texts in, vectors out, each text computed once.
+
+pub mod domain;
