@@ -1,0 +1,99 @@
+//! The store as its callers see it: against a model, across crashes, under damage, with a failing disk.
+
+mod concurrency;
+mod crash;
+mod damage;
+mod failure;
+mod lifecycle;
+mod model;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+
+use super::*;
+use crate::domain::{ContentHash, FingerprintBuilder, Namespace, Scope, Truncation, TruncationDirection};
+
+pub(super) const DIMS: usize = 6;
+pub(super) const NOW: u32 = 1_800_000_000;
+
+pub(super) fn version(name: &str) -> ModelVersion {
+    FingerprintBuilder::new().field("weights", name.as_bytes()).finish()
+}
+
+pub(super) fn key(n: u32) -> Key {
+    scope().key(ContentHash::of(&n.to_string()))
+}
+
+fn scope() -> Scope {
+    let truncation = Truncation { direction: TruncationDirection::Right, max_tokens: 256 };
+    Scope::new(&Namespace::default(), &version("m"), "", truncation)
+}
+
+pub(super) fn token_key(n: u32) -> TokenKey {
+    scope().token_key(&[n])
+}
+
+/// A row that no other number and no other edition of it has.
+pub(super) fn row(n: u32, edition: u32) -> Vec<f16> {
+    let value = |place: u32| f16::from_bits((n.wrapping_mul(7) + edition * 1009 + place * 31) as u16 & 0x3bff);
+    (0..DIMS as u32).map(value).collect()
+}
+
+pub(super) fn config(capacity_entries: u64) -> Config {
+    Config { capacity_entries, durability: Durability::Process }
+}
+
+pub(super) fn open(folder: &Path, capacity: u64) -> Store {
+    Store::open(folder, &version("m"), DIMS, &config(capacity)).unwrap()
+}
+
+pub(super) fn space_path(folder: &Path) -> PathBuf {
+    folder.join(format!("{}.space", file::short_name(&version("m"))))
+}
+
+/// Puts numbers' first editions in one call.
+pub(super) fn put(store: &Store, numbers: impl IntoIterator<Item = u32>) -> Result<(), StoreError> {
+    let rows: Vec<_> = numbers.into_iter().map(|n| (n, row(n, 0))).collect();
+    let namespace = Namespace::default();
+    let entries: Vec<_> = rows.iter().map(|(n, row)| NewEntry::new(key(*n), row, *n as f32, &namespace)).collect();
+    store.put_many(&entries, NOW)
+}
+
+/// What the store serves of the numbers, rows and norms.
+pub(super) fn served(
+    store: &Store,
+    numbers: impl IntoIterator<Item = u32>,
+    now: u32,
+) -> BTreeMap<u32, (Vec<f16>, f32)> {
+    let numbers: Vec<u32> = numbers.into_iter().collect();
+    let keys: Vec<Key> = numbers.iter().map(|&n| key(n)).collect();
+    let mut served = BTreeMap::new();
+    store.get_many(&keys, now, |index, entry, row| {
+        served.insert(numbers[index], (row.to_vec(), entry.norm));
+    });
+    served
+}
+
+pub(super) fn is_first_edition(n: u32, (found, norm): &(Vec<f16>, f32)) -> bool {
+    *found == row(n, 0) && *norm == n as f32
+}
+
+/// What a crash of the process leaves: the files as they are, in a folder that nobody has locked.
+pub(super) fn crashed_copy(folder: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for item in std::fs::read_dir(folder).unwrap() {
+        let item = item.unwrap();
+        std::fs::copy(item.path(), copy.path().join(item.file_name())).unwrap();
+    }
+    copy
+}
+
+pub(super) fn flip(path: &Path, offset: u64, mask: u8) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    FileExt::write_all_at(&file, &[byte[0] ^ mask], offset).unwrap();
+}
