@@ -1,4 +1,5 @@
 //! vecmemo: an embedding cache. Texts in, vectors out, each text computed once.
 
 pub mod domain;
+pub mod engine;
 pub mod store;

@@ -1,0 +1,80 @@
+//! Models: from a name to token batches in, vectors out.
+//!
+//! The whole boundary is two traits, [`Tokenizer`] and [`Engine`], and a [`Model`] that holds one of each with its card.
+//! [`open`] finds a model's files (`source`), checks them against its manifest (`manifest`) and loads them (`load`).
+//!
+//! Never caches, never queues, never normalises: what a text's vector is, and nothing about who asks for it.
+
+mod activation;
+mod bert;
+mod error;
+pub mod fake;
+mod load;
+pub mod manifest;
+mod sentence_transformers;
+mod source;
+mod tokenizer;
+
+use std::sync::Arc;
+
+use crate::domain::{ModelCard, Tokens, Truncation};
+
+pub use error::EngineError;
+pub use load::{open, verify};
+pub use manifest::Manifest;
+pub use source::{Located, Origin, Sources, find, locate};
+
+/// What computes vectors. One thread owns it.
+pub trait Engine: Send {
+    /// One vector for each sequence of token ids, in order, pooled and not normalised.
+    ///
+    /// A text's vector does not depend on the batch it comes in, beyond the last bits of f32. No state is kept between
+    /// calls, so a panic in one leaves nothing half done.
+    ///
+    /// # Errors
+    /// When the batch cannot be computed.
+    fn embed(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
+}
+
+/// What turns texts into token ids. Used from many threads.
+pub trait Tokenizer: Send + Sync {
+    /// Each text's ids, `prompt` before it, special tokens included, cut to `truncation`.
+    ///
+    /// # Errors
+    /// When a text cannot be tokenised.
+    fn tokenize(&self, texts: &[&str], prompt: &str, truncation: Truncation) -> Result<Vec<Tokens>, EngineError>;
+
+    /// One text's tokens, not cut, with the piece of text each stands for.
+    ///
+    /// # Errors
+    /// When the text cannot be tokenised.
+    fn inspect(&self, text: &str, prompt: &str, add_special_tokens: bool) -> Result<Vec<Token>, EngineError>;
+
+    /// How many different ids there are.
+    fn vocabulary_size(&self) -> usize;
+}
+
+/// A token and what it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The piece of text, or the token's name if it is special.
+    pub text: String,
+    /// Whether the model's template put it there.
+    pub special: bool,
+    /// Where the piece starts, in characters of prompt and text; `None` for special tokens.
+    pub start: Option<usize>,
+    /// Where the piece ends.
+    pub stop: Option<usize>,
+}
+
+/// A loaded model.
+pub struct Model {
+    /// Its facts.
+    pub card: ModelCard,
+    /// What reads texts.
+    pub tokenizer: Arc<dyn Tokenizer>,
+    /// What computes.
+    pub engine: Box<dyn Engine>,
+}

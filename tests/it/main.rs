@@ -1,0 +1,6 @@
+//! All integration tests: one binary, so that the package is linked once.
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test fails by panicking, and is one crate")]
+
+mod fidelity;
+mod support;
