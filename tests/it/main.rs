@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test fails by panicking, and is one crate")]
 
+mod cache;
 mod fidelity;
 mod support;

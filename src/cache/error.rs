@@ -1,0 +1,114 @@
+//! Why a request has no answer.
+
+use std::time::Duration;
+
+use crate::batch::{JobError, Refusal};
+use crate::domain::UnusableVector;
+use crate::store::StoreError;
+
+use super::flight::Failure;
+
+/// Why a request has no answer. Nothing of a failed text is cached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model has no prompt of that name.
+    #[error("the model has no prompt named {name:?}; it has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
+    UnknownPrompt {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// A text is longer than the model reads, and the request forbids cutting it.
+    #[error("input {index} has {tokens} tokens, the model reads {max_tokens}: shorten it or allow truncation")]
+    TooLong {
+        /// Which input.
+        index: usize,
+        /// Its length.
+        tokens: usize,
+        /// The most there may be.
+        max_tokens: usize,
+    },
+    /// The request wants cached answers only, and some are not.
+    #[error("{} of the inputs are not cached", indexes.len())]
+    Missing {
+        /// Which.
+        indexes: Vec<usize>,
+    },
+    /// Too much waits for the engine already.
+    #[error("the queue is full: {queued} texts wait for the model; try again in {} s", retry_after.as_secs_f64().ceil())]
+    QueueFull {
+        /// How many texts wait.
+        queued: usize,
+        /// When there should be room.
+        retry_after: Duration,
+    },
+    /// The model failed.
+    #[error("input {index} could not be embedded: {message}")]
+    Engine {
+        /// Which input.
+        index: usize,
+        /// What the engine said.
+        message: String,
+    },
+    /// The model's vector for a text cannot be used.
+    #[error("input {index} could not be embedded: {source}")]
+    Unusable {
+        /// Which input.
+        index: usize,
+        /// Why.
+        source: UnusableVector,
+    },
+    /// The tokenizer failed.
+    #[error("input {index} could not be tokenised: {message}")]
+    Tokenizer {
+        /// Which input.
+        index: usize,
+        /// What the tokenizer said.
+        message: String,
+    },
+    /// A token id that the model does not have.
+    #[error("input {index} has token id {id}, the model's vocabulary ends before {vocabulary}")]
+    TokenId {
+        /// Which input.
+        index: usize,
+        /// The id.
+        id: u32,
+        /// How many ids there are.
+        vocabulary: usize,
+    },
+    /// The program is shutting down.
+    #[error("the service is shutting down")]
+    ShuttingDown,
+    /// A vector put by the caller has the wrong length.
+    #[error("a vector of this model has {expected} values, this one has {found}")]
+    Dims {
+        /// The model's.
+        expected: usize,
+        /// The caller's.
+        found: usize,
+    },
+    /// A vector put by the caller cannot be used.
+    #[error("the vector cannot be kept: {0}")]
+    Vector(#[source] UnusableVector),
+    /// The store refused a write that was all the call was about.
+    #[error("the vector could not be stored: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl Error {
+    /// The failure of the call that `index` of a request waited for.
+    pub(super) fn from_failure(failure: Failure, index: usize) -> Self {
+        match failure {
+            Failure::Job(JobError::Refused(Refusal::Full { queued, retry_after })) => {
+                Self::QueueFull { queued, retry_after }
+            }
+            Failure::Job(JobError::Refused(Refusal::Closed)) => Self::ShuttingDown,
+            Failure::Job(error) => Self::Engine { index, message: error.to_string() },
+            Failure::Unusable(source) => Self::Unusable { index, source },
+            Failure::Tokenizer(message) => Self::Tokenizer { index, message },
+            Failure::Abandoned => Self::Engine { index, message: "its computation was given up; ask again".to_owned() },
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The path of a miss: tokenise, look again by token ids, queue for the engine. Blocking; runs on a blocking thread
+//! and goes on whoever leaves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use super::flight::{Call, Failure, Landed, Spent, Waiter};
+use super::writer::{Destination, Landing, Writer};
+use crate::batch::{Computed, Embedder, Job, JobError, Recipient};
+use crate::domain::{Embedding, Key, Scope, Status, TokenKey, Tokens, Truncation, TruncationDirection};
+
+/// A call to be answered, and what it asks about.
+pub(super) struct Leader {
+    pub(super) call: Arc<Call>,
+    pub(super) input: Input,
+}
+
+/// One input, owned: the request it came with may be gone.
+pub(super) enum Input {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+/// What all leaders of a request have in common.
+#[derive(Clone)]
+pub(super) struct Errand {
+    pub(super) scope: Scope,
+    pub(super) prompt: String,
+    pub(super) truncation: Truncation,
+    pub(super) sharing: Sharing,
+}
+
+/// Whether others may join.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// The calls stand in the maps.
+    Shared,
+    /// They don't: everything is computed, and stored only as a replacement.
+    Alone { replace: bool },
+}
+
+/// Ends calls that were not handed on, should anything between panic.
+struct Unended {
+    shared: Arc<Shared>,
+    calls: Vec<Arc<Call>>,
+}
+
+impl Drop for Unended {
+    fn drop(&mut self) {
+        self.shared.flights.land(self.calls.iter().map(|call| (call, Err(Failure::Abandoned))));
+    }
+}
+
+/// Sees to it that every leader's call ends.
+pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, leaders: Vec<Leader>, errand: &Errand) {
+    let mut unended =
+        Unended { shared: Arc::clone(shared), calls: leaders.iter().map(|leader| Arc::clone(&leader.call)).collect() };
+    let leaders = if errand.sharing == Sharing::Shared {
+        let leaders = land_already_stored(shared, leaders);
+        shared.flights.keep_wanted(leaders, |leader| &leader.call)
+    } else {
+        leaders
+    };
+    let started = Instant::now();
+    let tokens = match tokenize(embedder, &leaders, errand) {
+        Ok(tokens) => tokens,
+        Err(message) => {
+            let failure = Failure::Tokenizer(message);
+            shared.flights.land(leaders.iter().map(|leader| (&leader.call, Err(failure.clone()))));
+            unended.calls.clear();
+            return;
+        }
+    };
+    let tokenize = started.elapsed();
+
+    let mut jobs = Vec::new();
+    for (leader, tokens) in leaders.into_iter().zip(tokens) {
+        let token_key = errand.scope.token_key(&tokens.ids);
+        let truncated = tokens.truncated();
+        let token_count = tokens.ids.len() as u32;
+        let target = match errand.sharing {
+            Sharing::Alone { replace } => Target::Alone { call: leader.call, truncated, replace },
+            Sharing::Shared => {
+                if !shared.flights.attach(token_key, leader.call, truncated) {
+                    continue;
+                }
+                if let Some((embedding, tokens)) = stored_under(shared, &token_key) {
+                    let spent = Spent { tokenize, ..Spent::default() };
+                    let to = Destination::Gathered(Status::TokenHit);
+                    writer.land(Landing { embedding, tokens, token_key, spent, to });
+                    continue;
+                }
+                Target::Gathered
+            }
+        };
+        let recipient = Waiting {
+            shared: Arc::clone(shared),
+            writer: writer.clone(),
+            token_key,
+            token_count,
+            tokenize,
+            target,
+            ended: AtomicBool::new(false),
+        };
+        jobs.push(Job { tokens, recipient: Box::new(recipient) });
+    }
+    // From here on each call ends through its recipient or its landing.
+    unended.calls.clear();
+    if !jobs.is_empty()
+        && let Err((refusal, jobs)) = embedder.submit(jobs)
+    {
+        for job in jobs {
+            job.recipient.finish(Err(JobError::Refused(refusal.clone())));
+        }
+    }
+}
+
+/// Between a look into the store and joining, another call may have landed: those leaders are answered from the store.
+fn land_already_stored(shared: &Shared, leaders: Vec<Leader>) -> Vec<Leader> {
+    let keys: Vec<Key> = leaders.iter().map(|leader| leader.call.key).collect();
+    let mut found = vec![None; keys.len()];
+    shared.store.get_many(&keys, shared.now(), |index, entry, row| {
+        let embedding = Arc::new(Embedding { unit: row.into(), norm: entry.norm });
+        let (tokens, truncated, spent) = (entry.tokens, entry.truncated, Spent::default());
+        found[index] = Some(Arc::new(Landed { embedding, status: Status::Hit, tokens, truncated, spent }));
+    });
+    let mut missing = Vec::with_capacity(leaders.len());
+    let mut endings = Vec::new();
+    for (leader, found) in leaders.into_iter().zip(found) {
+        match found {
+            Some(landed) => endings.push((leader.call, landed)),
+            None => missing.push(leader),
+        }
+    }
+    shared.flights.land(endings.iter().map(|(call, landed)| (call, Ok(Arc::clone(landed)))));
+    missing
+}
+
+fn tokenize(embedder: &Embedder, leaders: &[Leader], errand: &Errand) -> Result<Vec<Tokens>, String> {
+    let texts: Vec<&str> = leaders
+        .iter()
+        .filter_map(|leader| match &leader.input {
+            Input::Text(text) => Some(text.as_str()),
+            Input::Tokens(_) => None,
+        })
+        .collect();
+    let tokenized = embedder.tokenize(&texts, &errand.prompt, errand.truncation).map_err(|error| error.to_string())?;
+    let mut tokenized = tokenized.into_iter();
+    let tokens = leaders.iter().map(|leader| match &leader.input {
+        Input::Text(_) => tokenized.next().ok_or("the tokenizer answered fewer texts than it was given".to_owned()),
+        Input::Tokens(ids) => Ok(truncate(ids, errand.truncation)),
+    });
+    tokens.collect()
+}
+
+/// Cuts token ids that came as such.
+pub(super) fn truncate(ids: &[u32], truncation: Truncation) -> Tokens {
+    let kept = ids.len().min(truncation.max_tokens);
+    let ids_kept = match truncation.direction {
+        TruncationDirection::Right => &ids[..kept],
+        TruncationDirection::Left => &ids[ids.len() - kept..],
+    };
+    Tokens { ids: ids_kept.into(), count_before_truncation: ids.len() }
+}
+
+/// The vector of another text with the same token ids.
+fn stored_under(shared: &Shared, token_key: &TokenKey) -> Option<(Arc<Embedding>, u32)> {
+    let key = shared.store.find_by_tokens(token_key)?;
+    let mut found = None;
+    shared.store.get_many(&[key], shared.now(), |_, entry, row| {
+        found = Some((Arc::new(Embedding { unit: row.into(), norm: entry.norm }), entry.tokens));
+    });
+    found
+}
+
+/// Those who wait for a job.
+struct Waiting {
+    shared: Arc<Shared>,
+    writer: Writer,
+    token_key: TokenKey,
+    token_count: u32,
+    tokenize: Duration,
+    target: Target,
+    ended: AtomicBool,
+}
+
+enum Target {
+    /// Everyone gathered under the token key.
+    Gathered,
+    /// One call.
+    Alone { call: Arc<Call>, truncated: bool, replace: bool },
+}
+
+impl Waiting {
+    fn fail(&self, failure: &Failure) {
+        self.ended.store(true, Ordering::Relaxed);
+        match &self.target {
+            Target::Gathered => self.shared.flights.fail(&self.token_key, failure),
+            Target::Alone { call, .. } => call.resolve(Err(failure.clone())),
+        }
+    }
+}
+
+impl Recipient for Waiting {
+    fn wanted(&self) -> bool {
+        let wanted = match &self.target {
+            Target::Gathered => self.shared.flights.wanted(&self.token_key),
+            Target::Alone { call, .. } => call.is_wanted(),
+        };
+        if !wanted {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        wanted
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<Computed, JobError>) {
+        let computed = match outcome {
+            Ok(computed) => computed,
+            Err(error) => return self.fail(&Failure::Job(error)),
+        };
+        let embedding = match Embedding::from_raw(&computed.vector) {
+            Ok(embedding) => Arc::new(embedding),
+            Err(unusable) => {
+                tracing::error!(tokens = self.token_count, %unusable, "a vector was refused");
+                return self.fail(&Failure::Unusable(unusable));
+            }
+        };
+        self.ended.store(true, Ordering::Relaxed);
+        let to = match &self.target {
+            Target::Gathered => Destination::Gathered(Status::Computed),
+            Target::Alone { call, truncated, replace } => {
+                Destination::Alone { call: Arc::clone(call), truncated: *truncated, replace: *replace }
+            }
+        };
+        let spent = Spent {
+            tokenize: self.tokenize,
+            queue: computed.queued_for,
+            inference: computed.inference,
+            write: Duration::ZERO,
+        };
+        self.writer.land(Landing { embedding, tokens: self.token_count, token_key: self.token_key, spent, to });
+    }
+}
+
+impl Drop for Waiting {
+    /// A job that was dropped without an ending (its thread died) fails those who wait, rather than leave them waiting.
+    fn drop(&mut self) {
+        if !self.ended.load(Ordering::Relaxed) {
+            self.fail(&Failure::Abandoned);
+        }
+    }
+}
+
+/// A leader for each waiter that leads.
+pub(super) fn leader(waiter: &Waiter, input: Input) -> Leader {
+    Leader { call: Arc::clone(waiter.call()), input }
+}

@@ -1,0 +1,145 @@
+//! What is asked and what is answered.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use half::f16;
+
+use crate::domain::{Key, Namespace, Status, TruncationDirection};
+
+/// What to embed.
+#[derive(Clone, Copy, Debug)]
+pub enum Inputs<'a> {
+    /// Texts.
+    Texts(&'a [Cow<'a, str>]),
+    /// Token ids of the served model, special tokens included.
+    Tokens(&'a [Vec<u32>]),
+}
+
+impl Inputs<'_> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.len(),
+            Self::Tokens(sequences) => sequences.len(),
+        }
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// How a request uses the cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Answer from the cache, compute and store what is missing.
+    #[default]
+    Use,
+    /// Compute everything, store nothing.
+    Bypass,
+    /// Compute everything, replace what is stored.
+    Refresh,
+    /// Answer from the cache, fail if anything is missing.
+    Only,
+}
+
+/// A request for embeddings.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// What to embed, in order.
+    pub inputs: Inputs<'a>,
+    /// Whose part of the cache.
+    pub namespace: Namespace,
+    /// Which of the model's prompts to put before each text; the model's default if `None`.
+    pub prompt_name: Option<&'a str>,
+    /// Whether a text that is too long is cut (else it is an error).
+    pub truncate: bool,
+    /// Which end is cut.
+    pub direction: TruncationDirection,
+    /// How the cache is used.
+    pub mode: Mode,
+    /// How long a newly stored entry lives; for ever if `None`.
+    pub ttl: Option<Duration>,
+    /// Kept with newly stored entries.
+    pub tags: &'a [String],
+}
+
+impl<'a> Request<'a> {
+    /// A request with every option at its default: cut long texts, use the cache, keep for ever.
+    #[must_use]
+    pub fn new(inputs: Inputs<'a>) -> Self {
+        Self {
+            inputs,
+            namespace: Namespace::default(),
+            prompt_name: None,
+            truncate: true,
+            direction: TruncationDirection::Right,
+            mode: Mode::Use,
+            ttl: None,
+            tags: &[],
+        }
+    }
+}
+
+/// The embeddings of a request's inputs, in their order.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Length of a vector.
+    pub dims: usize,
+    /// The unit vectors, row after row: `items.len() × dims` values.
+    pub units: Vec<f16>,
+    /// What is known of each.
+    pub items: Vec<Item>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+impl Answer {
+    /// One input's unit vector.
+    #[must_use]
+    pub fn unit(&self, index: usize) -> &[f16] {
+        &self.units[index * self.dims..][..self.dims]
+    }
+
+    /// How many items have the given status.
+    #[must_use]
+    pub fn count(&self, status: Status) -> usize {
+        self.items.iter().filter(|item| item.status == status).count()
+    }
+}
+
+/// What is known of one answered input.
+#[derive(Clone, Copy, Debug)]
+pub struct Item {
+    /// Its key.
+    pub key: Key,
+    /// Where its vector came from.
+    pub status: Status,
+    /// Its length in tokens, as the model reads it.
+    pub tokens: u32,
+    /// Whether it was cut to that length.
+    pub truncated: bool,
+    /// The norm of the model's vector before it was scaled to one.
+    pub norm: f32,
+}
+
+/// Where a request's time went. Stages of several texts overlap: each figure is the longest of its texts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Hashing.
+    pub key: Duration,
+    /// Looking up and copying out.
+    pub store: Duration,
+    /// Tokenising.
+    pub tokenize: Duration,
+    /// Waiting for the engine.
+    pub queue: Duration,
+    /// The engine.
+    pub inference: Duration,
+    /// Storing.
+    pub write: Duration,
+}
