@@ -4,4 +4,5 @@ pub mod batch;
 pub mod cache;
 pub mod domain;
 pub mod engine;
+pub mod http;
 pub mod store;

@@ -4,4 +4,5 @@
 
 mod cache;
 mod fidelity;
+mod http;
 mod support;

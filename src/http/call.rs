@@ -1,0 +1,166 @@
+//! What every request has, whatever it asks: an id, a deadline, a count in the metrics, a line in the log.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use axum::extract::Request;
+use axum::response::Response;
+use futures_util::FutureExt;
+use hyper::body::Body as _;
+use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode, Version};
+use tokio::time::Instant;
+
+use crate::cache;
+
+use super::Service;
+use super::errors::Error;
+use super::metrics::Held;
+use super::route::Route;
+
+/// The id by which a request is found in the log; the client's own if it sent one.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How long the client is willing to wait, in seconds.
+pub(super) const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// A request being answered.
+pub(super) struct Call {
+    pub(super) service: Service,
+    pub(super) started: Instant,
+    limit: std::time::Duration,
+}
+
+impl Call {
+    fn new(service: Service, headers: &HeaderMap) -> Result<Self, Error> {
+        let config = &service.shared.config;
+        let limit = match headers.get(REQUEST_TIMEOUT) {
+            None => config.request_timeout,
+            Some(value) => {
+                let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
+                let seconds = seconds.filter(|seconds| seconds.is_finite() && *seconds > 0.0).ok_or_else(|| {
+                    let message = "a number of seconds greater than 0 is needed, such as 2.5".to_owned();
+                    Error::BadRequest { name: "x-request-timeout", message }
+                })?;
+                std::time::Duration::from_secs_f64(seconds.min(config.request_timeout_max.as_secs_f64()))
+            }
+        };
+        Ok(Self { service, started: Instant::now(), limit })
+    }
+
+    /// Waits for something until the request's deadline.
+    ///
+    /// # Errors
+    /// When the deadline passes first.
+    pub(super) async fn in_time<T>(&self, wait: impl Future<Output = T>) -> Result<T, Error> {
+        let deadline = self.started + self.limit;
+        tokio::time::timeout_at(deadline, wait).await.map_err(|_| Error::Deadline { limit: self.limit })
+    }
+}
+
+/// An answer, and what the log says of it.
+pub(super) struct Answered {
+    pub(super) response: Response,
+    pub(super) items: usize,
+    pub(super) hits: usize,
+}
+
+impl From<Response> for Answered {
+    fn from(response: Response) -> Self {
+        Self { response, items: 0, hits: 0 }
+    }
+}
+
+/// Answers a request by `handle`. A panic in it is a 500 to this client and nothing to the others.
+pub(super) async fn answer<F, Handling>(service: Service, route: Route, request: Request, handle: F) -> Response
+where
+    F: FnOnce(Call, Request) -> Handling,
+    Handling: Future<Output = Result<Answered, Error>>,
+{
+    let started = std::time::Instant::now();
+    let _in_flight = Held::new(&service.shared.metrics.in_flight);
+    let (id, method, version) = (request_id(request.headers()), request.method().clone(), request.version());
+    let dialect = route.dialect(request.uri().path());
+    let draining = service.is_draining();
+
+    let outcome = if draining && route.is_work() {
+        Err(Error::Cache(cache::Error::ShuttingDown))
+    } else {
+        match Call::new(service.clone(), request.headers()) {
+            Ok(call) => match AssertUnwindSafe(handle(call, request)).catch_unwind().await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Error::Panicked),
+            },
+            Err(error) => Err(error),
+        }
+    };
+
+    let answered = match outcome {
+        Ok(answered) => {
+            let Answered { response, items, hits } = &answered;
+            let (status, took_us) = (response.status().as_u16(), started.elapsed().as_micros() as u64);
+            tracing::debug!(%method, route = route.path(), status, items, hits, took_us, request_id = ?id, "answered");
+            answered
+        }
+        Err(error) => {
+            let status = error.status(dialect);
+            log_refusal(&error, &method, route, status, started.elapsed().as_micros() as u64, &id);
+            error.into_response(dialect, &id).into()
+        }
+    };
+    let mut response = answered.response;
+    response.headers_mut().insert(REQUEST_ID, id);
+    if draining && version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    service.shared.metrics.observe(route, response.status(), started.elapsed(), response.body().size_hint().exact());
+    response
+}
+
+/// What we are to blame for is an error with its cause; what the client is to blame for is a line without the
+/// message, which may quote what it sent.
+#[cold]
+fn log_refusal(error: &Error, method: &Method, route: Route, status: StatusCode, took_us: u64, id: &HeaderValue) {
+    let (route, code) = (route.path(), status.as_u16());
+    if status.is_server_error() || status == StatusCode::FAILED_DEPENDENCY {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::error!(%method, route, status = code, took_us, request_id = ?id, %error, cause, "failed");
+    } else {
+        tracing::info!(%method, route, status = code, took_us, request_id = ?id, "refused");
+    }
+}
+
+/// The client's id when it is sane, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let sane = |id: &&HeaderValue| {
+        let bytes = id.as_bytes();
+        (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(REQUEST_ID).filter(sane).cloned().unwrap_or_else(|| {
+        let mut digits = [0; uuid::fmt::Simple::LENGTH];
+        let id = uuid::Uuid::new_v4();
+        HeaderValue::from_str(id.simple().encode_lower(&mut digits)).expect("hexadecimal digits are visible ASCII")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_of(sent: &[u8]) -> HeaderValue {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_bytes(sent).unwrap());
+        request_id(&headers)
+    }
+
+    #[test]
+    fn a_sane_request_id_is_kept_and_any_other_replaced() {
+        assert_eq!(id_of(b"job-7/part_3"), "job-7/part_3");
+        for insane in [&b""[..], b"two words", "ümlaut".as_bytes(), &[b'x'; 129]] {
+            let id = id_of(insane);
+            assert!(id.len() == 32 && id != request_id(&HeaderMap::new()));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What the service tells Prometheus about its requests and connections. Every series exists from the first scrape,
+//! and counting one request looks nothing up: each route holds its own counters.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::route::Route;
+
+/// By the first digit of the status: 2xx to 5xx.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    status: &'static str,
+}
+
+struct OfRoute {
+    requests: [Counter; CLASSES.len()],
+    seconds: Histogram,
+}
+
+/// All of the service's own metrics.
+pub(super) struct Metrics {
+    routes: Vec<OfRoute>,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<RouteLabels, Histogram>,
+    pub(super) in_flight: Gauge,
+    pub(super) connections: Gauge,
+    pub(super) accepted: Counter,
+    pub(super) request_bytes: Counter,
+    pub(super) response_bytes: Counter,
+    request_memory_bytes: Gauge,
+    answer_memory_bytes: Gauge,
+}
+
+/// 100 µs to 105 s, in steps of four.
+fn latency() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 4.0, 11))
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let requests = Family::<RequestLabels, Counter>::default();
+        let seconds = Family::<RouteLabels, Histogram>::new_with_constructor(latency);
+        let routes = Route::ALL
+            .into_iter()
+            .map(|route| {
+                let route = route.path();
+                let counter = |status| requests.get_or_create(&RequestLabels { route, status }).clone();
+                let seconds = seconds.get_or_create(&RouteLabels { route }).clone();
+                OfRoute { requests: CLASSES.map(counter), seconds }
+            })
+            .collect();
+        Self {
+            routes,
+            requests,
+            seconds,
+            in_flight: Gauge::default(),
+            connections: Gauge::default(),
+            accepted: Counter::default(),
+            request_bytes: Counter::default(),
+            response_bytes: Counter::default(),
+            request_memory_bytes: Gauge::default(),
+            answer_memory_bytes: Gauge::default(),
+        }
+    }
+
+    /// Counts an answered request.
+    pub(super) fn observe(&self, route: Route, status: StatusCode, took: Duration, body_bytes: Option<u64>) {
+        let of_route = &self.routes[route as usize];
+        let class = usize::from(status.as_u16() / 100).clamp(2, 5) - 2;
+        of_route.requests[class].inc();
+        of_route.seconds.observe(took.as_secs_f64());
+        if let Some(bytes) = body_bytes {
+            self.response_bytes.inc_by(bytes);
+        }
+    }
+
+    /// Sets what is read off other parts at each scrape.
+    pub(super) fn set_memory(&self, request_bytes: usize, answer_bytes: usize) {
+        self.request_memory_bytes.set(request_bytes as i64);
+        self.answer_memory_bytes.set(answer_bytes as i64);
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let http = registry.sub_registry_with_prefix("http");
+        http.register("requests", "Requests answered, by route and class of status", self.requests.clone());
+        let seconds = "Time from a request's headers to its answer, by route";
+        http.register_with_unit("request_duration", seconds, Unit::Seconds, self.seconds.clone());
+        http.register("requests_in_flight", "Requests being answered", self.in_flight.clone());
+        http.register("connections", "Open connections", self.connections.clone());
+        http.register("connections_accepted", "Connections accepted", self.accepted.clone());
+        let bytes = "Bytes of requests' bodies";
+        http.register_with_unit("request_body", bytes, Unit::Bytes, self.request_bytes.clone());
+        let bytes = "Bytes of answers' bodies";
+        http.register_with_unit("response_body", bytes, Unit::Bytes, self.response_bytes.clone());
+        let memory = "Memory reserved for requests' bodies";
+        http.register_with_unit("request_memory", memory, Unit::Bytes, self.request_memory_bytes.clone());
+        let memory = "Memory reserved for answers being built and sent";
+        http.register_with_unit("answer_memory", memory, Unit::Bytes, self.answer_memory_bytes.clone());
+    }
+}
+
+/// Adds one while it lives.
+pub(super) struct Held(Gauge<i64, std::sync::atomic::AtomicI64>);
+
+impl Held {
+    pub(super) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,111 @@
+//! The service: HTTP in three dialects (text-embeddings-inference, OpenAI, ours) over one cache.
+//!
+//! ```text
+//! connection ─► limits (headers, time, count) ─► route ─► id, deadline ─► body (bounded) ─► cache ─► shape ─► encoding
+//! ```
+//!
+//! Promises: a cached answer and a computed one are the same bytes but for headers; an answer keeps the order of its
+//! inputs; every refusal names what to change, in the shape the client's dialect expects; no client can make the
+//! service hold more memory, connections or time than [`Config`] allows; told to stop, it finishes what it accepted.
+//! Never logs or echoes a text but to the client that sent it.
+
+mod accept;
+mod body;
+mod call;
+mod connection;
+mod embed;
+pub mod encode;
+mod entries;
+mod errors;
+mod headers;
+mod limits;
+mod lookup;
+mod memory;
+mod metrics;
+pub mod numbers;
+mod openai;
+mod openapi;
+mod operations;
+mod pipeline;
+mod route;
+mod routes;
+mod server;
+mod shape;
+mod tokenize;
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use prometheus_client::registry::Registry;
+
+use crate::cache::Cache;
+
+pub use limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
+pub use routes::router;
+pub use server::serve;
+
+use memory::Memory;
+use metrics::Metrics;
+
+/// What all requests share. Cloning is cheap, and all clones are one service.
+#[derive(Clone)]
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cache: Cache,
+    config: Config,
+    metrics: Metrics,
+    registry: Registry,
+    request_memory: Memory,
+    answer_memory: Memory,
+    draining: AtomicBool,
+    openapi: Bytes,
+    /// The served model's name as a JSON string.
+    model_json: String,
+    started_unix: u64,
+}
+
+impl Service {
+    /// A service over a cache, with its own metrics beside the cache's.
+    #[must_use]
+    pub fn new(cache: Cache, config: Config) -> Self {
+        numbers::prepare();
+        let metrics = Metrics::new();
+        let mut registry = Registry::with_prefix("vecmemo");
+        cache.register(&mut registry);
+        metrics.register(&mut registry);
+        let openapi = openapi::document(cache.card(), &config);
+        let model_json = serde_json::Value::from(cache.card().name.as_str()).to_string();
+        let shared = Shared {
+            request_memory: Memory::new(config.request_memory_bytes_max),
+            answer_memory: Memory::new(config.answer_memory_bytes_max),
+            draining: AtomicBool::new(false),
+            openapi,
+            model_json,
+            started_unix: unix_seconds(),
+            cache,
+            config,
+            metrics,
+            registry,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// From now on new work is refused, `/ready` says no, and every answer closes its connection.
+    pub fn start_draining(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,244 @@
+//! `/openapi.json`: generated from the handlers and their types, then narrowed to what this service, with its model and
+//! its limits, really accepts. What the document allows is accepted; every status and body it can answer is in it.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi;
+
+use crate::domain::ModelCard;
+
+use super::errors::Dialect;
+use super::limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
+use super::shape::allowed_dims;
+use super::wire::{TAG_CHARS_MAX, TAGS_MAX, TTL_SECONDS_MAX};
+use super::{embed, entries, lookup, openai, operations, tokenize};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "vecmemo", description = "An embedding cache: texts in, vectors out, each text computed once"),
+    paths(
+        embed::embed,
+        embed::root,
+        openai::embeddings,
+        openai::models,
+        tokenize::tokenize,
+        lookup::lookup,
+        entries::entry,
+        operations::stats,
+        operations::info,
+        operations::health,
+        operations::ready,
+        operations::metrics,
+        operations::openapi
+    )
+)]
+struct Document;
+
+/// Writes the document for a model and limits.
+pub(super) fn document(card: &ModelCard, config: &Config) -> Bytes {
+    let mut document = serde_json::to_value(Document::openapi()).expect("the document has string keys");
+    let texts_max = config.batch_texts_max.min(BATCH_TEXTS_CEILING);
+    describe_requests(&mut document["components"]["schemas"], card, config, texts_max);
+    describe_errors(&mut document["components"]["schemas"]);
+    describe_answers(&mut document["paths"]);
+    describe_failures(&mut document["paths"]);
+    Bytes::from(document.to_string())
+}
+
+fn one_or_many(texts_max: usize) -> Value {
+    json!({ "oneOf": [
+        { "type": "string" },
+        { "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": texts_max },
+    ] })
+}
+
+fn choice(values: Vec<Value>) -> Value {
+    let mut values = values;
+    values.push(Value::Null);
+    json!({ "enum": values })
+}
+
+/// Replaces what the types cannot say: alternatives, and limits that are known only now.
+fn describe_requests(schemas: &mut Value, card: &ModelCard, config: &Config, texts_max: usize) {
+    let names = [&card.name, &card.source];
+    let shared = [
+        ("prompt_name", choice(card.prompts.keys().map(|name| json!(name)).collect())),
+        ("model", choice(names.iter().filter(|name| !name.is_empty()).map(|name| json!(name)).collect())),
+        ("dimensions", choice(allowed_dims(card).into_iter().map(|dims| json!(dims)).collect())),
+        ("namespace", json!({ "type": ["string", "null"], "pattern": "^[A-Za-z0-9._:-]*$", "maxLength": 128 })),
+        ("ttl", json!({ "type": ["integer", "null"], "minimum": 1, "maximum": TTL_SECONDS_MAX })),
+        (
+            "tags",
+            json!({
+                "type": ["array", "null"],
+                "maxItems": TAGS_MAX,
+                "items": { "type": "string", "minLength": 1, "maxLength": TAG_CHARS_MAX },
+            }),
+        ),
+        ("encoding_format", choice(vec![json!("float"), json!("base64")])),
+    ];
+    for name in ["EmbedRequest", "Parameters", "EmbeddingsRequest", "TokenizeRequest", "LookupRequest"] {
+        let Some(properties) = schemas[name]["properties"].as_object_mut() else { continue };
+        for (field, schema) in &shared {
+            if let Some(property) = properties.get_mut(*field) {
+                narrow(property, schema);
+            }
+        }
+    }
+    let texts = one_or_many(texts_max);
+    let mut input = texts.clone();
+    if config.token_inputs == TokenInputs::Own
+        && let Some(alternatives) = input["oneOf"].as_array_mut()
+    {
+        let ids = json!({ "type": "array", "minItems": 1, "items": { "type": "integer", "minimum": 0 } });
+        alternatives.push(json!({ "type": "array", "minItems": 1, "maxItems": texts_max, "items": ids }));
+        alternatives.push(ids);
+    }
+    narrow(&mut schemas["EmbedRequest"]["properties"]["inputs"], &texts);
+    narrow(&mut schemas["EmbeddingsRequest"]["properties"]["input"], &input);
+    narrow(&mut schemas["TokenizeRequest"]["properties"]["inputs"], &texts);
+
+    let keys = json!({
+        "type": "array", "minItems": 1, "maxItems": texts_max,
+        "items": { "type": "string", "pattern": "^[0-9a-fA-F]{64}$", "minLength": 64, "maxLength": 64 },
+    });
+    let lookup = &mut schemas["LookupRequest"];
+    narrow(&mut lookup["properties"]["inputs"], &texts);
+    narrow(&mut lookup["properties"]["keys"], &keys);
+    // Either the one or the other, never both.
+    if let Some(lookup) = lookup.as_object_mut() {
+        lookup.remove("required");
+    }
+    lookup["oneOf"] = json!([{ "required": ["inputs"] }, { "required": ["keys"] }]);
+
+    let mut root = schemas["EmbedRequest"].clone();
+    let sentences = json!({
+        "type": "object",
+        "required": ["source_sentence", "sentences"],
+        "additionalProperties": false,
+        "properties": {
+            "source_sentence": { "type": "string" },
+            "sentences": { "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": texts_max },
+        },
+    });
+    if let Some(alternatives) = root["properties"]["inputs"]["oneOf"].as_array_mut() {
+        alternatives.push(sentences);
+    }
+    schemas["RootRequest"] = root;
+    let numbers = json!({ "type": "array", "items": { "type": "number" } });
+    schemas["EmbeddingObject"]["properties"]["embedding"] = json!({ "oneOf": [numbers, { "type": "string" }] });
+}
+
+/// Replaces a schema, keeping its description.
+fn narrow(property: &mut Value, schema: &Value) {
+    let description = property.get("description").cloned();
+    *property = schema.clone();
+    if let Some(description) = description {
+        property["description"] = description;
+    }
+}
+
+fn describe_errors(schemas: &mut Value) {
+    let error = json!({
+        "type": "object",
+        "required": ["message", "type", "param", "code"],
+        "properties": {
+            "message": { "type": "string" },
+            "type": { "type": "string" },
+            "param": { "type": ["string", "null"] },
+            "code": { "type": "string" },
+            "missing": { "type": "array", "items": { "type": "integer" } },
+        },
+    });
+    schemas["TeiError"] = json!({
+        "type": "object",
+        "required": ["error", "error_type"],
+        "properties": {
+            "error": { "type": "string" },
+            "error_type": { "enum": ["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"] },
+            "missing": { "type": "array", "items": { "type": "integer" } },
+        },
+    });
+    schemas["OpenAiError"] = json!({ "type": "object", "required": ["error"], "properties": { "error": error } });
+    schemas["Problem"] = json!({
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "request_id", "error"],
+        "properties": {
+            "type": { "type": "string" },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "detail": { "type": "string" },
+            "request_id": { "type": "string" },
+            "error": error,
+        },
+    });
+}
+
+/// Formats other than JSON, and answers that have two shapes.
+fn describe_answers(paths: &mut Value) {
+    let vectors = json!({
+        "type": "array",
+        "items": { "type": "array", "items": { "type": "number", "format": "float" } },
+    });
+    let binary = json!({ "schema": { "type": "string", "format": "binary" } });
+    let detailed = json!({ "$ref": "#/components/schemas/DetailedAnswer" });
+    let numbers = json!({ "type": "array", "items": { "type": "number", "format": "float" } });
+    for (path, other) in [("/embed", detailed.clone()), ("/", json!({ "oneOf": [numbers, detailed] }))] {
+        let content = &mut paths[path]["post"]["responses"]["200"]["content"];
+        let mut alternatives = vec![vectors.clone()];
+        alternatives.extend(other["oneOf"].as_array().cloned().unwrap_or_else(|| vec![other]));
+        content["application/json"]["schema"] = json!({ "anyOf": alternatives });
+    }
+    paths["/"]["post"]["requestBody"]["content"]["application/json"]["schema"] =
+        json!({ "$ref": "#/components/schemas/RootRequest" });
+    for path in ["/embed", "/", "/lookup"] {
+        let content = &mut paths[path]["post"]["responses"]["200"]["content"];
+        for name in ["application/x-npy", "application/octet-stream"] {
+            content[name] = binary.clone();
+        }
+    }
+    paths["/entries/{key}"]["get"]["parameters"][0]["schema"] =
+        json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$", "minLength": 64, "maxLength": 64 });
+}
+
+/// What each operation answers when it does not do what was asked, by dialect.
+fn describe_failures(paths: &mut Value) {
+    const WORK: &[u16] = &[400, 404, 406, 408, 413, 415, 422, 424, 429, 500, 503, 504];
+    const READ: &[u16] = &[400, 404, 500, 503];
+    let timeout = json!({
+        "name": "x-request-timeout", "in": "header", "required": false,
+        "description": "Seconds the client is willing to wait",
+        "schema": { "type": "number", "minimum": 1, "maximum": 3600 },
+    });
+    let Some(paths) = paths.as_object_mut() else { return };
+    for (path, methods) in paths {
+        let (content_type, schema) = match dialect_of(path) {
+            Dialect::Tei => ("application/json", "TeiError"),
+            Dialect::OpenAi => ("application/json", "OpenAiError"),
+            Dialect::Own => ("application/problem+json", "Problem"),
+        };
+        for (method, operation) in methods.as_object_mut().into_iter().flatten() {
+            for &status in if method == "post" { WORK } else { READ } {
+                let mut content = Map::new();
+                let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
+                content.insert(content_type.to_owned(), json!({ "schema": schema }));
+                let reason = hyper::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+                operation["responses"][status.to_string()] =
+                    json!({ "description": reason.unwrap_or_default(), "content": content });
+            }
+            if method == "post" {
+                match operation["parameters"].as_array_mut() {
+                    Some(parameters) => parameters.push(timeout.clone()),
+                    None => operation["parameters"] = json!([timeout]),
+                }
+            }
+        }
+    }
+}
+
+fn dialect_of(path: &str) -> Dialect {
+    match super::route::Route::ALL.into_iter().find(|route| route.path() == path) {
+        Some(route) => route.dialect(path),
+        None => Dialect::Own,
+    }
+}

@@ -1,0 +1,98 @@
+//! What a route is called, and how it is to be treated, whoever handles it.
+
+use super::errors::Dialect;
+
+/// A route as metrics and logs name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Embed,
+    Root,
+    Embeddings,
+    Models,
+    Tokenize,
+    Lookup,
+    Entries,
+    Stats,
+    Info,
+    Health,
+    Ready,
+    Metrics,
+    OpenApi,
+    /// Paths and methods that there are none of.
+    Unknown,
+}
+
+impl Route {
+    /// Every route, in the order of their numbers.
+    pub(super) const ALL: [Self; 14] = [
+        Self::Embed,
+        Self::Root,
+        Self::Embeddings,
+        Self::Models,
+        Self::Tokenize,
+        Self::Lookup,
+        Self::Entries,
+        Self::Stats,
+        Self::Info,
+        Self::Health,
+        Self::Ready,
+        Self::Metrics,
+        Self::OpenApi,
+        Self::Unknown,
+    ];
+
+    /// The name in metrics and logs: the path, without what differs from request to request.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Embed => "/embed",
+            Self::Root => "/",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Models => "/v1/models",
+            Self::Tokenize => "/tokenize",
+            Self::Lookup => "/lookup",
+            Self::Entries => "/entries/{key}",
+            Self::Stats => "/stats",
+            Self::Info => "/info",
+            Self::Health => "/health",
+            Self::Ready => "/ready",
+            Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether it is refused once the service is told to stop.
+    pub(super) fn is_work(self) -> bool {
+        matches!(self, Self::Embed | Self::Root | Self::Embeddings | Self::Tokenize | Self::Lookup)
+    }
+}
+
+impl Route {
+    /// Whose shape its errors have.
+    pub(super) fn dialect(self, path: &str) -> Dialect {
+        match self {
+            Self::Embed | Self::Root | Self::Tokenize | Self::Info | Self::Health => Dialect::Tei,
+            Self::Embeddings | Self::Models => Dialect::OpenAi,
+            Self::Unknown if path == "/v1" || path.starts_with("/v1/") => Dialect::OpenAi,
+            Self::Lookup
+            | Self::Entries
+            | Self::Stats
+            | Self::Ready
+            | Self::Metrics
+            | Self::OpenApi
+            | Self::Unknown => Dialect::Own,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_index_their_metrics() {
+        for (index, route) in Route::ALL.into_iter().enumerate() {
+            assert_eq!(route as usize, index);
+        }
+    }
+}

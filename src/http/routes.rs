@@ -1,0 +1,77 @@
+//! Which handler answers which method and path.
+
+use std::future::Future;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::response::Response;
+use axum::routing::{get, post};
+
+use super::call::{self, Answered, Call};
+use super::errors::Error;
+use super::route::Route;
+use super::{Service, embed, entries, lookup, openai, operations, tokenize};
+
+/// The whole service as a router, to be served by [`super::serve`] or called in a test.
+pub fn router(service: Service) -> Router {
+    Router::new()
+        .route("/embed", post(handler(Route::Embed, embed::embed)))
+        .route("/", post(handler(Route::Root, embed::root)))
+        .route("/v1", post(handler(Route::Root, embed::root)))
+        .route("/v1/embeddings", post(handler(Route::Embeddings, openai::embeddings)))
+        .route("/embeddings", post(handler(Route::Embeddings, openai::embeddings)))
+        .route("/v1/models", get(handler(Route::Models, openai::models)))
+        .route("/tokenize", post(handler(Route::Tokenize, tokenize::tokenize)))
+        .route("/lookup", post(handler(Route::Lookup, lookup::lookup)))
+        .route("/entries/{key}", get(handler(Route::Entries, entries::entry)))
+        .route("/stats", get(handler(Route::Stats, operations::stats)))
+        .route("/info", get(handler(Route::Info, operations::info)))
+        .route("/health", get(handler(Route::Health, operations::health)))
+        .route("/ready", get(handler(Route::Ready, operations::ready)))
+        .route("/metrics", get(handler(Route::Metrics, operations::metrics)))
+        .route("/openapi.json", get(handler(Route::OpenApi, operations::openapi)))
+        .method_not_allowed_fallback(handler(Route::Unknown, wrong_method))
+        .fallback(handler(Route::Unknown, nothing_here))
+        .with_state(service)
+}
+
+/// What [`call::answer`] makes of a handler, as axum wants it.
+fn handler<F, Handling>(route: Route, handle: F) -> impl Handler<((), State<Service>, Request), Service>
+where
+    F: Fn(Call, Request) -> Handling + Copy + Send + Sync + 'static,
+    Handling: Future<Output = Result<Answered, Error>> + Send + 'static,
+{
+    Wrapped { route, handle }
+}
+
+#[derive(Clone, Copy)]
+struct Wrapped<F> {
+    route: Route,
+    handle: F,
+}
+
+impl<F, Handling> Handler<((), State<Service>, Request), Service> for Wrapped<F>
+where
+    F: Fn(Call, Request) -> Handling + Copy + Send + Sync + 'static,
+    Handling: Future<Output = Result<Answered, Error>> + Send + 'static,
+{
+    type Future = std::pin::Pin<Box<dyn Future<Output = Response> + Send>>;
+
+    fn call(self, request: Request, service: Service) -> Self::Future {
+        Box::pin(call::answer(service, self.route, request, self.handle))
+    }
+}
+
+async fn nothing_here(_call: Call, request: Request) -> Result<Answered, Error> {
+    Err(Error::NoRoute { path: shortened(&request) })
+}
+
+async fn wrong_method(_call: Call, request: Request) -> Result<Answered, Error> {
+    Err(Error::Method { method: request.method().to_string(), path: shortened(&request) })
+}
+
+/// The path, for a message.
+fn shortened(request: &Request) -> String {
+    request.uri().path().chars().take(200).collect()
+}

@@ -1,0 +1,162 @@
+//! Accepting connections within limits, and ending in order.
+//!
+//! ```text
+//! serving ─ told to stop ─► draining: accepted requests are finished, new ones answered 503 and `Connection: close`
+//!                              └ all finished, or out of time ─► nothing is accepted ─► cache drained ─► returned
+//! ```
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower::Service as _;
+
+use crate::cache::Cache;
+
+use super::connection::{Busy, Connection};
+use super::limits::Config;
+use super::metrics::Held;
+use super::{Service, router};
+
+/// How long nothing is accepted after the system refused to (it is out of files or memory).
+const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(100);
+
+/// How long connections that came while draining may take, once everything accepted before is finished.
+const LATECOMERS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Hyper's smallest buffer.
+const BUFFER_BYTES_MIN: usize = 8 << 10;
+
+/// Serves a cache on a listener until `shutdown` ends, then drains: what was accepted is answered, the cache is drained.
+///
+/// # Errors
+/// When the cache's store cannot be synced at the end. Troubles of single connections end those alone.
+pub async fn serve(
+    listener: TcpListener,
+    cache: Cache,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let drain_timeout = config.drain_timeout;
+    let service = Service::new(cache.clone(), config);
+    let server = Server::new(service.clone());
+    let accepted = GracefulShutdown::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            (stream, room) = server.accept(&listener) => server.spawn(stream, room, accepted.watcher()),
+        }
+    }
+
+    tracing::info!("stopping: accepted requests are finished, new ones refused");
+    service.start_draining();
+    let latecomers = GracefulShutdown::new();
+    let finished = tokio::time::timeout(drain_timeout, accepted.shutdown());
+    let mut finished = pin!(finished);
+    let in_time = loop {
+        tokio::select! {
+            outcome = &mut finished => break outcome.is_ok(),
+            (stream, room) = server.accept(&listener) => server.spawn(stream, room, latecomers.watcher()),
+        }
+    };
+    drop(listener);
+    if !in_time {
+        tracing::warn!(?drain_timeout, "some accepted requests did not finish in time and are given up");
+    }
+    // Latecomers are refused at once; who is slower than this to read its refusal does without.
+    let _ = tokio::time::timeout(LATECOMERS_TIMEOUT, latecomers.shutdown()).await;
+    cache.drain().await.map_err(io::Error::other)
+}
+
+struct Server {
+    service: Service,
+    router: Router,
+    builder: Arc<Builder<TokioExecutor>>,
+    room: Arc<Semaphore>,
+}
+
+impl Server {
+    fn new(service: Service) -> Self {
+        let config = &service.shared.config;
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config.header_timeout)
+            .max_headers(config.headers_max)
+            .max_buf_size(config.header_bytes_max.max(BUFFER_BYTES_MIN));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(config.idle_timeout)
+            .max_concurrent_streams(config.http2_streams_max)
+            .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX));
+        let room = Arc::new(Semaphore::new(config.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
+        let router = router(service.clone());
+        Self { service, router, builder: Arc::new(builder), room }
+    }
+
+    /// The next connection, once there is room for one more.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, OwnedSemaphorePermit) {
+        let room = Arc::clone(&self.room).acquire_owned().await.expect("the semaphore is never closed");
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return (stream, room),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the system refuses a connection");
+                    tokio::time::sleep(PAUSE_AFTER_REFUSAL).await;
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, room: OwnedSemaphorePermit, watcher: Watcher) {
+        let metrics = &self.service.shared.metrics;
+        metrics.accepted.inc();
+        let open = Held::new(&metrics.connections);
+        // Answers are written whole: waiting to fill a packet only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        let (config, busy) = (&self.service.shared.config, Busy::default());
+        let io = TokioIo::new(Connection::new(stream, busy.clone(), config.idle_timeout, config.write_timeout));
+        let router = self.router.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (guard, answering) = (busy.guard(), router.clone().call(request.map(Body::new)));
+            async move {
+                let answer = answering.await;
+                drop(guard);
+                answer.map_err(|never: Infallible| never)
+            }
+        });
+        let builder = Arc::clone(&self.builder);
+        tokio::spawn(async move {
+            let _held = (room, open);
+            let connection = builder.serve_connection(io, service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        });
+    }
+}
+
+/// Whether an error of `accept` is about the connection that was to be accepted, which is gone.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

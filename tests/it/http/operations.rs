@@ -1,0 +1,115 @@
+//! What operators and their tools read.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::Bench;
+
+#[tokio::test]
+async fn every_series_exists_from_the_first_scrape_and_its_name_follows_the_conventions() {
+    let bench = Bench::new();
+    let got = bench.get("/metrics").await;
+    assert!(got.header("content-type").starts_with("application/openmetrics-text"));
+    let first = String::from_utf8(got.body).unwrap();
+    bench.post("/embed", r#"{"inputs": ["a", "a b"]}"#).await;
+    bench.post("/embed", "{").await;
+    bench.get("/nowhere").await;
+    let second = String::from_utf8(bench.get("/metrics").await.body).unwrap();
+    let series = |text: &str| -> Vec<String> {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples.filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name.to_owned()).collect()
+    };
+    assert_eq!(series(&first), series(&second));
+    for name in [
+        r#"vecmemo_http_requests_total{route="/embed",status="5xx"}"#,
+        r#"vecmemo_http_request_duration_seconds_count{route="/v1/embeddings"}"#,
+        "vecmemo_http_requests_in_flight",
+        "vecmemo_http_connections",
+        "vecmemo_http_request_body_bytes_total",
+        "vecmemo_http_answer_memory_bytes",
+        r#"vecmemo_items_total{status="computed"}"#,
+    ] {
+        assert!(series(&first).iter().any(|series| series == name), "{name} is not in {first}");
+    }
+    assert!(series(&first).iter().all(|name| name.starts_with("vecmemo_") || name == "# EOF"), "{first}");
+    assert!(second.contains("vecmemo_http_requests_total{route=\"/embed\",status=\"2xx\"} 1"));
+    assert!(second.contains("vecmemo_http_requests_total{route=\"/embed\",status=\"4xx\"} 1"));
+    assert!(second.contains("vecmemo_http_requests_total{route=\"unknown\",status=\"4xx\"} 1"));
+    assert!(second.contains("vecmemo_http_answer_memory_bytes 0"));
+}
+
+#[tokio::test]
+async fn info_names_the_model_and_the_limits_that_clients_read() {
+    let bench = Bench::new();
+    let info = bench.get("/info").await.json();
+    assert_eq!((&info["model_id"], &info["served_model_name"]), (&json!("vecmemo/fake"), &json!("fake")));
+    assert_eq!((&info["max_client_batch_size"], &info["max_input_length"]), (&json!(2048), &json!(32)));
+    assert_eq!((&info["dims"], &info["dimensions"]), (&json!(16), &json!([16, 4])));
+    assert_eq!(info["fingerprint"], bench.cache.card().version.to_string());
+    let models = bench.get("/v1/models").await.json();
+    assert_eq!((&models["object"], &models["data"][0]["id"]), (&json!("list"), &json!("fake")));
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_told_apart() {
+    let bench = Bench::new();
+    assert_eq!((bench.get("/health").await.status, bench.get("/ready").await.status), (StatusCode::OK, StatusCode::OK));
+    bench.cache.drain().await.unwrap();
+    assert_eq!(bench.get("/health").await.status, StatusCode::OK);
+    assert_eq!(bench.get("/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn stats_count_entries_and_hits() {
+    let bench = Bench::new();
+    for _ in 0..2 {
+        bench.post("/embed", r#"{"inputs": ["a", "b"]}"#).await;
+    }
+    let stats = bench.get("/stats").await.json();
+    assert_eq!((&stats["items"]["hit"], &stats["items"]["computed"]), (&json!(2), &json!(2)));
+    assert_eq!((&stats["store"]["entries"], &stats["hit_rate"]), (&json!(2), &json!(0.5)));
+    assert_eq!(stats["http"]["answer_memory_bytes"], 0);
+}
+
+#[tokio::test]
+async fn the_description_has_every_route_and_the_served_models_limits() {
+    let description = Bench::new().get("/openapi.json").await.json();
+    for (method, path) in [
+        ("post", "/embed"),
+        ("post", "/"),
+        ("post", "/v1/embeddings"),
+        ("get", "/v1/models"),
+        ("post", "/tokenize"),
+        ("post", "/lookup"),
+        ("get", "/entries/{key}"),
+        ("get", "/stats"),
+        ("get", "/info"),
+        ("get", "/health"),
+        ("get", "/ready"),
+        ("get", "/metrics"),
+        ("get", "/openapi.json"),
+    ] {
+        assert!(description["paths"][path][method]["responses"]["200"].is_object(), "{method} {path}");
+    }
+    let schemas = &description["components"]["schemas"];
+    let embed = &schemas["EmbedRequest"]["properties"];
+    assert_eq!(embed["prompt_name"]["enum"], json!(["query", null]));
+    assert_eq!(embed["dimensions"]["enum"], json!([16, 4, null]));
+    assert_eq!(embed["model"]["enum"], json!(["fake", "vecmemo/fake", null]));
+    assert_eq!(embed["inputs"]["oneOf"][1]["maxItems"], 2048);
+    assert_eq!(schemas["EmbedRequest"]["additionalProperties"], json!(false));
+    every_reference_leads_somewhere(&description, &description);
+}
+
+fn every_reference_leads_somewhere(whole: &Value, part: &Value) {
+    match part {
+        Value::Object(fields) => {
+            if let Some(Value::String(reference)) = fields.get("$ref") {
+                assert!(whole.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+            }
+            fields.values().for_each(|value| every_reference_leads_somewhere(whole, value));
+        }
+        Value::Array(values) => values.iter().for_each(|value| every_reference_leads_somewhere(whole, value)),
+        _ => {}
+    }
+}
