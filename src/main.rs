@@ -1,3 +1,7 @@
-//! The program.
+//! The program: see `cli`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vecmemo::cli::run()
+}

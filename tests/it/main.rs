@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test fails by panicking, and is one crate")]
 
+mod architecture;
 mod cache;
 mod fidelity;
 mod http;
+mod program;
 mod support;

@@ -1,0 +1,89 @@
+//! A running vecmemo, seen over HTTP.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A server's base URL and a way to ask it. Blocking.
+#[derive(Clone)]
+pub(super) struct Client {
+    url: String,
+    agent: ureq::Agent,
+}
+
+/// An answer with what our commands read of it.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) cache_status: String,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Client {
+    pub(super) fn new(url: &str) -> Self {
+        let agent = ureq::Agent::config_builder()
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
+        Self { url: url.trim_end_matches('/').to_owned(), agent }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) fn get_json(&self, path: &str) -> anyhow::Result<Value> {
+        let response = self.agent.get(format!("{}{path}", self.url)).call();
+        self.json(path, Reply::read(response.with_context(|| self.unreachable())?)?)
+    }
+
+    pub(super) fn post_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let reply = self.post(path, "application/json", body)?;
+        self.json(path, reply)
+    }
+
+    pub(super) fn post(&self, path: &str, accept: &str, body: &Value) -> anyhow::Result<Reply> {
+        let request = self.agent.post(format!("{}{path}", self.url)).header("accept", accept);
+        Reply::read(request.send_json(body).with_context(|| self.unreachable())?)
+    }
+
+    fn json(&self, path: &str, reply: Reply) -> anyhow::Result<Value> {
+        if reply.status != 200 {
+            bail!("{}{path} answered {}: {}", self.url, reply.status, reply.message());
+        }
+        serde_json::from_slice(&reply.body).with_context(|| format!("{}{path} did not answer JSON", self.url))
+    }
+
+    fn unreachable(&self) -> String {
+        format!("no answer from {}: is `vecmemo serve` running there?", self.url)
+    }
+}
+
+impl Reply {
+    fn read(response: ureq::http::Response<ureq::Body>) -> anyhow::Result<Self> {
+        let status = response.status().as_u16();
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let cache_status = header("cache-status").to_owned();
+        let retry_after = header("retry-after").parse().ok().map(Duration::from_secs);
+        let body = response.into_body().into_with_config().limit(u64::MAX).read_to_vec();
+        Ok(Self { status, cache_status, retry_after, body: body.context("the answer broke off")? })
+    }
+
+    /// What the server said was wrong.
+    pub(super) fn message(&self) -> String {
+        let body: Option<Value> = serde_json::from_slice(&self.body).ok();
+        let message = body.as_ref().and_then(|body| body["detail"].as_str().or(body["error"].as_str()));
+        message.map_or_else(|| String::from_utf8_lossy(&self.body).into_owned(), ToOwned::to_owned)
+    }
+
+    /// One of the counts in the `Cache-Status` header, zero if it is not there.
+    pub(super) fn count(&self, name: &str) -> u64 {
+        let parameters = self.cache_status.split(';').filter_map(|part| part.trim().split_once('='));
+        parameters.into_iter().find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+    }
+}

@@ -1,0 +1,137 @@
+//! The command line: one file per command, and the only place where the parts are put together.
+
+mod assemble;
+mod client;
+mod config;
+mod lookup;
+mod models;
+mod serve;
+mod stats;
+mod version;
+mod warm;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Layered, LogFormat, Settings, Typed, layer};
+
+/// An embedding cache: texts in, vectors out, each text computed once.
+///
+/// `vecmemo serve` answers `POST /embed` (and the OpenAI and text-embeddings-inference clients you already have);
+/// `vecmemo warm FILE` fills the cache beforehand.
+#[derive(Parser)]
+#[command(name = "vecmemo", version, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve embeddings over HTTP
+    Serve(serve::Arguments),
+    /// Embed files of texts beforehand, into the store or through a running server
+    Warm(warm::Arguments),
+    /// Show the cache's figures
+    Stats(stats::Arguments),
+    /// List, fetch, show and verify models
+    Models(models::Arguments),
+    /// Say which texts are cached
+    Lookup(lookup::Arguments),
+    /// Print every setting with its value, where it comes from and what it is for
+    Config(config::Arguments),
+    /// Print the version and what this program was built for
+    Version,
+}
+
+/// The settings of a command: flags and variables, and the file.
+#[derive(clap::Args)]
+struct SettingsArguments {
+    /// Configuration file [default: vecmemo.toml if present]
+    #[arg(long, env = "VECMEMO_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    typed: Typed,
+}
+
+impl SettingsArguments {
+    fn layered(&self, matches: &ArgMatches) -> anyhow::Result<Layered> {
+        Ok(layer(&self.typed, matches, self.config.as_deref())?)
+    }
+
+    fn settings(&self, matches: &ArgMatches) -> anyhow::Result<Settings> {
+        Ok(Settings::new(&self.layered(matches)?.typed)?)
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn run() -> ExitCode {
+    let matches = Arguments::command().get_matches();
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
+    let (_, of_command) = matches.subcommand().expect("a command is required");
+    let outcome = match arguments.command {
+        Command::Serve(arguments) => serve::run(&arguments, of_command),
+        Command::Warm(arguments) => warm::run(&arguments, of_command),
+        Command::Stats(arguments) => stats::run(&arguments, of_command),
+        Command::Models(arguments) => models::run(&arguments, of_command),
+        Command::Lookup(arguments) => lookup::run(&arguments, of_command),
+        Command::Config(arguments) => config::run(&arguments, of_command),
+        Command::Version => version::run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the reader of our output has gone, as `head` does: no error of ours.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let kind = |cause: &(dyn std::error::Error + 'static)| Some(cause.downcast_ref::<std::io::Error>()?.kind());
+    error.chain().any(|cause| kind(cause) == Some(std::io::ErrorKind::BrokenPipe))
+}
+
+/// Writes a line of a command's result.
+fn print(line: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    writeln!(std::io::stdout().lock(), "{line}").context("cannot write to standard output")
+}
+
+/// Writes a line for the person in front of the terminal, who may be nobody.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// Sends log lines to standard error.
+fn start_logging(settings: &Settings) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
+        .with_context(|| format!("the setting log cannot be {:?}", settings.log))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

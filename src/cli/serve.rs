@@ -1,0 +1,51 @@
+//! `vecmemo serve`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::ArgMatches;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{SettingsArguments, assemble, say, start_logging};
+use crate::http;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    settings: SettingsArguments,
+}
+
+pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let settings = arguments.settings.settings(matches)?;
+    start_logging(&settings)?;
+    let runtime = assemble::runtime()?;
+    runtime.block_on(async {
+        // Taken before the model is loaded, so that a busy port is known at once.
+        let listener = TcpListener::bind(settings.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}: choose another address with --listen", settings.listen))?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+
+        let cache = tokio::task::block_in_place(|| assemble::cache(&settings))?;
+        let card = cache.card();
+        tracing::info!(
+            %address, model = card.name, fingerprint = %card.version, dims = card.dims, device = card.device.as_str(),
+            data_dir = %settings.data_dir.display(), entries = cache.stats().store.entries,
+            started_ms = started.elapsed().as_millis() as u64, "ready"
+        );
+        say(&format!(
+            "vecmemo is ready: curl -s http://{address}/embed -H 'content-type: application/json' -d '{{\"inputs\": \"hello\"}}'"
+        ));
+        let shutdown = async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            tracing::info!("shutting down: finishing accepted requests");
+        };
+        http::serve(listener, cache, settings.http, shutdown).await.context("the service failed")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

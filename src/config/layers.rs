@@ -1,0 +1,96 @@
+//! Where each setting's value comes from: a flag before a variable before the file before the default.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use toml::{Table, Value};
+
+use super::{ConfigError, Typed};
+
+/// The file that is read when present and none is named.
+pub const DEFAULT_FILE: &str = "vecmemo.toml";
+
+/// What set a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A command-line flag.
+    Flag,
+    /// A `VECMEMO_*` variable.
+    Variable,
+    /// The configuration file.
+    File(PathBuf),
+    /// Nobody: the default.
+    Default,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Variable => f.write_str("variable"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// Every setting's value with its origin.
+#[derive(Clone, Debug)]
+pub struct Layered {
+    /// The values, all present.
+    pub typed: Typed,
+    /// Where each came from, by its name in the file.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+/// Lays flags and variables (`arguments`, with `matches` telling them apart) over the file over the defaults.
+///
+/// # Errors
+/// When a named file cannot be read, or a file is not valid TOML or holds an unknown setting or a wrong type.
+pub fn layer(arguments: &Typed, matches: &ArgMatches, file: Option<&Path>) -> Result<Layered, ConfigError> {
+    let mut values = table_of(&super::defaults());
+    let mut origins: BTreeMap<String, Origin> = values.keys().map(|name| (name.clone(), Origin::Default)).collect();
+    if let Some((path, table)) = read(file)? {
+        for (name, value) in table {
+            origins.insert(name.clone(), Origin::File(path.clone()));
+            values.insert(name, value);
+        }
+    }
+    for (name, value) in table_of(arguments) {
+        let origin = match matches.value_source(&name) {
+            Some(ValueSource::EnvVariable) => Origin::Variable,
+            _ => Origin::Flag,
+        };
+        origins.insert(name.clone(), origin);
+        values.insert(name, value);
+    }
+    let typed = Typed::deserialize_table(values).map_err(ConfigError::Merged)?;
+    Ok(Layered { typed, origins })
+}
+
+impl Typed {
+    fn deserialize_table(table: Table) -> Result<Self, toml::de::Error> {
+        Value::Table(table).try_into()
+    }
+}
+
+fn table_of(typed: &Typed) -> Table {
+    Table::try_from(typed).expect("settings are strings, numbers and booleans, all of which TOML has")
+}
+
+/// Reads the named file, or the default one if it is there.
+fn read(file: Option<&Path>) -> Result<Option<(PathBuf, Table)>, ConfigError> {
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+    };
+    let invalid = |source| ConfigError::File { path: path.to_owned(), source };
+    // Read as settings first, for an error that names the line; then as a table, to know which are there.
+    toml::from_str::<Typed>(&text).map_err(invalid)?;
+    let table = toml::from_str(&text).map_err(invalid)?;
+    Ok(Some((path.to_owned(), table)))
+}

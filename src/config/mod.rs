@@ -1,0 +1,202 @@
+//! Settings: as typed, and as meant.
+//!
+//! A setting exists once, in [`Typed`]: its flag, its variable and its key in the file share name and explanation. What
+//! the modules are given are their own parts of [`Settings`], checked and complete.
+
+mod layers;
+mod typed;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use layers::{DEFAULT_FILE, Layered, Origin, layer};
+pub use typed::{DurabilityName, LogFormat, TokenInputsName, Typed};
+
+use crate::{batch, engine, http, store};
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("the configuration file {path} is not valid: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: toml::de::Error,
+    },
+    /// The settings together do not fit their types.
+    #[error("the settings are not valid: {0}")]
+    Merged(toml::de::Error),
+    /// One setting's value makes no sense.
+    #[error("the setting {name} cannot be {value}: {reason}")]
+    Value {
+        /// Its name in the file.
+        name: &'static str,
+        /// The value.
+        value: String,
+        /// What it has to be.
+        reason: &'static str,
+    },
+}
+
+/// Settings as meant: complete, checked, in the modules' own terms.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to serve.
+    pub listen: SocketAddr,
+    /// Where the cached vectors are.
+    pub data_dir: PathBuf,
+    /// Which model.
+    pub model: String,
+    /// Where models come from.
+    pub sources: engine::Sources,
+    /// The store's part.
+    pub store: store::Config,
+    /// The batcher's part.
+    pub batch: batch::Config,
+    /// The service's part.
+    pub http: http::Config,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log: String,
+}
+
+/// Every setting's default, from the modules that own them.
+#[must_use]
+pub fn defaults() -> Typed {
+    let store = store::Config::default();
+    let batch = batch::Config::default();
+    let http = http::Config::default();
+    Typed {
+        listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        data_dir: Some("data".into()),
+        model: Some("all-MiniLM-L6-v2".to_owned()),
+        models_dir: Some("models".into()),
+        model_revision: None,
+        capacity_entries: Some(store.capacity_entries),
+        durability: Some(DurabilityName::Process),
+        sync_interval_ms: Some(1000),
+        batch_tokens_max: Some(batch.batch_tokens_max),
+        batch_texts_max: Some(batch.batch_texts_max),
+        queue_texts_max: Some(batch.queue_texts_max),
+        auto_truncate: Some(http.auto_truncate),
+        token_inputs: Some(TokenInputsName::Reject),
+        max_client_batch_size: Some(http.batch_texts_max),
+        body_bytes_max: Some(http.body_bytes_max),
+        request_memory_bytes_max: Some(http.request_memory_bytes_max),
+        answer_memory_bytes_max: Some(http.answer_memory_bytes_max),
+        connections_max: Some(http.connections_max),
+        header_timeout_seconds: Some(http.header_timeout.as_secs_f64()),
+        body_timeout_seconds: Some(http.body_timeout.as_secs_f64()),
+        idle_timeout_seconds: Some(http.idle_timeout.as_secs_f64()),
+        request_timeout_seconds: Some(http.request_timeout.as_secs_f64()),
+        drain_timeout_seconds: Some(http.drain_timeout.as_secs_f64()),
+        log_format: Some(LogFormat::Text),
+        log: Some("info".to_owned()),
+    }
+}
+
+impl Settings {
+    /// Checks typed settings and puts them in the modules' terms. What is not set takes its default.
+    ///
+    /// # Errors
+    /// When a value makes no sense, naming it and what it has to be.
+    pub fn new(typed: &Typed) -> Result<Self, ConfigError> {
+        let defaults = defaults();
+        macro_rules! value {
+            ($name:ident) => {
+                typed.$name.clone().or(defaults.$name.clone()).expect("every required setting has a default")
+            };
+        }
+        macro_rules! at_least_one {
+            ($name:ident) => {
+                match value!($name) {
+                    0 => return Err(not(stringify!($name), 0, "at least 1")),
+                    value => value,
+                }
+            };
+        }
+        macro_rules! seconds {
+            ($name:ident) => {
+                match Duration::try_from_secs_f64(value!($name)) {
+                    Ok(duration) if !duration.is_zero() => duration,
+                    _ => return Err(not(stringify!($name), value!($name), "a number of seconds above 0")),
+                }
+            };
+        }
+        let durability = match value!(durability) {
+            DurabilityName::Process => store::Durability::Process,
+            DurabilityName::Interval => {
+                store::Durability::Interval(Duration::from_millis(at_least_one!(sync_interval_ms)))
+            }
+            DurabilityName::Always => store::Durability::Always,
+        };
+        let max_client_batch_size = at_least_one!(max_client_batch_size);
+        if max_client_batch_size > http::BATCH_TEXTS_CEILING {
+            return Err(not("max_client_batch_size", max_client_batch_size, "at most 65536"));
+        }
+        let queue_texts_max = at_least_one!(queue_texts_max);
+        if queue_texts_max < max_client_batch_size {
+            let reason = "at least max_client_batch_size, or a full request could never be queued";
+            return Err(not("queue_texts_max", queue_texts_max, reason));
+        }
+        let body_bytes_max = at_least_one!(body_bytes_max);
+        let request_memory_bytes_max = at_least_one!(request_memory_bytes_max);
+        if request_memory_bytes_max < body_bytes_max {
+            let reason = "at least body_bytes_max, or the largest body could never be read";
+            return Err(not("request_memory_bytes_max", request_memory_bytes_max, reason));
+        }
+        let model: String = value!(model);
+        if model.trim().is_empty() {
+            return Err(not("model", "empty", "a name, a repository or a folder"));
+        }
+        Ok(Self {
+            listen: value!(listen),
+            data_dir: value!(data_dir),
+            model,
+            sources: engine::Sources { models_dir: value!(models_dir), revision: typed.model_revision.clone() },
+            store: store::Config { capacity_entries: at_least_one!(capacity_entries), durability },
+            batch: batch::Config {
+                batch_tokens_max: at_least_one!(batch_tokens_max),
+                batch_texts_max: at_least_one!(batch_texts_max),
+                queue_texts_max,
+            },
+            http: http::Config {
+                auto_truncate: value!(auto_truncate),
+                token_inputs: match value!(token_inputs) {
+                    TokenInputsName::Reject => http::TokenInputs::Reject,
+                    TokenInputsName::Own => http::TokenInputs::Own,
+                },
+                batch_texts_max: max_client_batch_size,
+                body_bytes_max,
+                request_memory_bytes_max,
+                answer_memory_bytes_max: at_least_one!(answer_memory_bytes_max),
+                connections_max: at_least_one!(connections_max),
+                header_timeout: seconds!(header_timeout_seconds),
+                body_timeout: seconds!(body_timeout_seconds),
+                idle_timeout: seconds!(idle_timeout_seconds),
+                request_timeout: seconds!(request_timeout_seconds),
+                drain_timeout: seconds!(drain_timeout_seconds),
+                ..http::Config::default()
+            },
+            log_format: value!(log_format),
+            log: value!(log),
+        })
+    }
+}
+
+fn not(name: &'static str, value: impl ToString, reason: &'static str) -> ConfigError {
+    ConfigError::Value { name, value: value.to_string(), reason }
+}

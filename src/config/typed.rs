@@ -1,0 +1,223 @@
+//! Settings as typed: every one optional, from a flag, a variable or the file, under one name and one explanation.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// One setting per field: `--data-dir`, `VECMEMO_DATA_DIR` and `data_dir` in the file are the same.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Typed {
+    /// Address and port to serve on
+    #[arg(long, env = "VECMEMO_LISTEN", value_name = "ADDRESS", help_heading = "Service")]
+    pub listen: Option<SocketAddr>,
+
+    /// Folder of the cached vectors; made if absent
+    #[arg(long, env = "VECMEMO_DATA_DIR", value_name = "FOLDER", help_heading = "Store")]
+    pub data_dir: Option<PathBuf>,
+
+    /// The model: a name from `vecmemo models list`, a Hugging Face repository, or a folder
+    #[arg(long, env = "VECMEMO_MODEL", value_name = "NAME", help_heading = "Model")]
+    pub model: Option<String>,
+
+    /// Folder of model manifests and weights
+    #[arg(long, env = "VECMEMO_MODELS_DIR", value_name = "FOLDER", help_heading = "Model")]
+    pub models_dir: Option<PathBuf>,
+
+    /// Revision of a model that comes from the Hugging Face Hub: a branch, tag or commit
+    #[arg(
+        long,
+        env = "VECMEMO_MODEL_REVISION",
+        value_name = "REVISION",
+        help_heading = "Model",
+        hide_short_help = true
+    )]
+    pub model_revision: Option<String>,
+
+    /// The most entries kept; the least recently useful are evicted past it
+    #[arg(long, env = "VECMEMO_CAPACITY_ENTRIES", value_name = "ENTRIES", help_heading = "Store")]
+    pub capacity_entries: Option<u64>,
+
+    /// What an answered entry survives: the process being killed, or a power loss after the sync interval, or any
+    /// power loss
+    #[arg(long, env = "VECMEMO_DURABILITY", value_name = "WHEN", help_heading = "Store")]
+    pub durability: Option<DurabilityName>,
+
+    /// Milliseconds between syncs with durability `interval`
+    #[arg(long, env = "VECMEMO_SYNC_INTERVAL_MS", value_name = "MS", help_heading = "Store", hide_short_help = true)]
+    pub sync_interval_ms: Option<u64>,
+
+    /// The most tokens the model is given at once
+    #[arg(
+        long,
+        env = "VECMEMO_BATCH_TOKENS_MAX",
+        value_name = "TOKENS",
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
+    pub batch_tokens_max: Option<usize>,
+
+    /// The most texts the model is given at once
+    #[arg(
+        long,
+        env = "VECMEMO_BATCH_TEXTS_MAX",
+        value_name = "TEXTS",
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
+    pub batch_texts_max: Option<usize>,
+
+    /// The most texts that may wait for the model; past it requests are answered 429
+    #[arg(
+        long,
+        env = "VECMEMO_QUEUE_TEXTS_MAX",
+        value_name = "TEXTS",
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
+    pub queue_texts_max: Option<usize>,
+
+    /// Whether texts over the model's length are cut when the request does not say
+    #[arg(long, env = "VECMEMO_AUTO_TRUNCATE", value_name = "BOOL", help_heading = "Service", hide_short_help = true)]
+    pub auto_truncate: Option<bool>,
+
+    /// What token ids sent to the OpenAI routes are taken for: refused, or the served model's own
+    #[arg(long, env = "VECMEMO_TOKEN_INPUTS", value_name = "HOW", help_heading = "Service", hide_short_help = true)]
+    pub token_inputs: Option<TokenInputsName>,
+
+    /// The most inputs in one request
+    #[arg(
+        long,
+        env = "VECMEMO_MAX_CLIENT_BATCH_SIZE",
+        value_name = "INPUTS",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub max_client_batch_size: Option<usize>,
+
+    /// The largest request body
+    #[arg(long, env = "VECMEMO_BODY_BYTES_MAX", value_name = "BYTES", help_heading = "Limits", hide_short_help = true)]
+    pub body_bytes_max: Option<usize>,
+
+    /// Memory for the bodies of all requests being read or served
+    #[arg(
+        long,
+        env = "VECMEMO_REQUEST_MEMORY_BYTES_MAX",
+        value_name = "BYTES",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub request_memory_bytes_max: Option<usize>,
+
+    /// Memory for all answers being made or sent
+    #[arg(
+        long,
+        env = "VECMEMO_ANSWER_MEMORY_BYTES_MAX",
+        value_name = "BYTES",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub answer_memory_bytes_max: Option<usize>,
+
+    /// The most open connections; more wait to be accepted
+    #[arg(
+        long,
+        env = "VECMEMO_CONNECTIONS_MAX",
+        value_name = "CONNECTIONS",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub connections_max: Option<usize>,
+
+    /// Seconds a client may take to send its headers
+    #[arg(
+        long,
+        env = "VECMEMO_HEADER_TIMEOUT_SECONDS",
+        value_name = "SECONDS",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub header_timeout_seconds: Option<f64>,
+
+    /// Seconds a client may take to send its body
+    #[arg(
+        long,
+        env = "VECMEMO_BODY_TIMEOUT_SECONDS",
+        value_name = "SECONDS",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub body_timeout_seconds: Option<f64>,
+
+    /// Seconds without a byte read or written after which a connection is closed
+    #[arg(
+        long,
+        env = "VECMEMO_IDLE_TIMEOUT_SECONDS",
+        value_name = "SECONDS",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub idle_timeout_seconds: Option<f64>,
+
+    /// Seconds after which a request is answered 504, unless it names its own with `x-request-timeout`
+    #[arg(
+        long,
+        env = "VECMEMO_REQUEST_TIMEOUT_SECONDS",
+        value_name = "SECONDS",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub request_timeout_seconds: Option<f64>,
+
+    /// Seconds that accepted requests are given to finish at shutdown
+    #[arg(
+        long,
+        env = "VECMEMO_DRAIN_TIMEOUT_SECONDS",
+        value_name = "SECONDS",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub drain_timeout_seconds: Option<f64>,
+
+    /// Log lines as text or JSON
+    #[arg(long, env = "VECMEMO_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logs")]
+    pub log_format: Option<LogFormat>,
+
+    /// What is logged: error, warn, info, debug or trace, or a filter such as `info,vecmemo::http=debug`
+    #[arg(long, env = "VECMEMO_LOG", value_name = "FILTER", help_heading = "Logs")]
+    pub log: Option<String>,
+}
+
+/// When an answered entry is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DurabilityName {
+    /// Survives the process being killed at any moment
+    Process,
+    /// Also survives a power loss, but for the last sync interval
+    Interval,
+    /// Survives a power loss right after the answer
+    Always,
+}
+
+/// What token ids are taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenInputsName {
+    /// Refused, with a message that says how to send texts
+    Reject,
+    /// The served model's own
+    Own,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line, for programs
+    Json,
+}

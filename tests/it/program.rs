@@ -1,0 +1,382 @@
+//! The program as its users run it: commands, settings, signals, and what survives kill -9.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use vecmemo::cache::{Inputs, Request};
+use vecmemo::domain::{Embedding, Status, Truncation, TruncationDirection};
+use vecmemo::{batch, cache, engine, store};
+
+use crate::support::PATIENCE;
+use crate::support::golden::data;
+
+fn tiny() -> PathBuf {
+    data("models/tiny-mean")
+}
+
+/// The program, without the settings of whoever runs the tests.
+fn vecmemo(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vecmemo"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VECMEMO_")) {
+        command.env_remove(name);
+    }
+    command.current_dir(folder);
+    command
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8(output.to_vec()).unwrap()
+}
+
+fn succeed(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(status.success(), "{command:?}: {status}\n{}{}", text(&stdout), text(&stderr));
+    text(&stdout)
+}
+
+fn fail(command: &mut Command) -> String {
+    let Output { status, stderr, stdout } = command.output().unwrap();
+    assert!(!status.success(), "{command:?} succeeded: {}", text(&stdout));
+    text(&stderr)
+}
+
+/// Polls until something another process does has happened.
+fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !happened() {
+        assert!(started.elapsed() < PATIENCE, "{what} does not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A running server, killed when the test is done with it.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(folder: &Path) -> Self {
+        Self::run(vecmemo(folder))
+    }
+
+    /// Starts a command that ends in the program.
+    fn run(mut command: Command) -> Self {
+        let mut child = command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data", "--capacity-entries", "65536", "--model"])
+            .arg(tiny())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let ready = lines.find_map(|line| line.unwrap().split_once("curl -s ").map(|(_, rest)| rest.to_owned()));
+        let ready = ready.expect("the server says when it is ready");
+        let url = ready.split("/embed").next().unwrap().to_owned();
+        // Whatever it says later must find a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, url }
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let mut response = agent.post(format!("{}{path}", self.url)).send_json(body).unwrap();
+        (response.status().as_u16(), response.body_mut().read_json().unwrap())
+    }
+
+    fn stop(&mut self) -> std::process::ExitStatus {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = succeed(vecmemo(folder.path()).arg("--help"));
+    for command in ["serve", "warm", "stats", "models", "lookup", "config", "version"] {
+        assert!(help.contains(&format!("  {command} ")), "{help}");
+        assert!(succeed(vecmemo(folder.path()).args([command, "--help"])).contains("Usage:"));
+    }
+    assert!(succeed(vecmemo(folder.path()).arg("version")).starts_with("vecmemo "));
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("vecmemo.toml"), "data_dir = \"f\"\nmodel = \"f\"\nlog = \"f\"\n").unwrap();
+    let mut command = vecmemo(folder.path());
+    command.args(["config", "--data-dir", "flag"]).env("VECMEMO_DATA_DIR", "variable").env("VECMEMO_MODEL", "variable");
+    let settings = succeed(&mut command);
+    for (line, origin) in [
+        ("data_dir = \"flag\"", "from: flag"),
+        ("model = \"variable\"", "from: variable"),
+        ("log = \"f\"", "from: vecmemo.toml"),
+        ("listen = \"127.0.0.1:8080\"", "from: default"),
+    ] {
+        let lines: Vec<&str> = settings.lines().collect();
+        let at = lines.iter().position(|found| *found == line).unwrap_or_else(|| panic!("{line} in {settings}"));
+        assert!(lines[at - 1].ends_with(origin), "{}", lines[at - 1]);
+    }
+    let again = folder.path().join("again.toml");
+    std::fs::write(&again, &settings).unwrap();
+    let file = again.to_str().unwrap();
+    assert!(succeed(vecmemo(folder.path()).args(["config", "--config", file])).contains("data_dir = \"flag\""));
+}
+
+#[test]
+fn a_setting_that_makes_no_sense_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("own.toml");
+    let refused = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        fail(vecmemo(folder.path()).args(["config", "--config", file.to_str().unwrap()]))
+    };
+    assert!(refused("listen = \"127.0.0.1:1\"\ndata_dri = \"x\"").contains("data_dri"));
+    assert!(refused("capacity_entries = \"many\"").contains("capacity_entries"));
+    assert!(refused("capacity_entries = 0").contains("capacity_entries cannot be 0: at least 1"));
+    assert!(refused("queue_texts_max = 1").contains("max_client_batch_size"));
+    assert!(refused("request_timeout_seconds = -1.0").contains("request_timeout_seconds"));
+    assert!(fail(vecmemo(folder.path()).args(["config", "--config", "absent.toml"])).contains("absent.toml"));
+}
+
+#[test]
+fn the_readme_has_every_setting() {
+    let folder = tempfile::tempdir().unwrap();
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let settings = succeed(vecmemo(folder.path()).arg("config"));
+    let names: Vec<&str> = settings
+        .lines()
+        .filter_map(|line| line.trim_start_matches("# ").split_once(" =").map(|(name, _)| name))
+        .collect();
+    assert!(names.len() > 20, "{settings}");
+    let missing: Vec<_> = names.iter().filter(|name| !readme.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "not in README.md: {missing:?}");
+}
+
+#[test]
+fn a_model_that_is_nowhere_is_an_error_that_says_what_was_tried_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = vecmemo(folder.path());
+    command.args(["serve", "--listen", "127.0.0.1:0"]).env("HF_HUB_OFFLINE", "1").env("HF_HOME", folder.path());
+    let error = fail(&mut command);
+    for part in ["the folder models/all-MiniLM-L6-v2: not there", "HF_HUB_OFFLINE", "scripts/fetch-model"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn models_are_listed_shown_and_verified() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let models = |command: &str| {
+        let mut models = vecmemo(folder.path());
+        models.args(["models", command]).env("HF_HUB_OFFLINE", "1").env("HF_HOME", folder.path());
+        models
+    };
+    let list = succeed(models("list").arg("--models-dir").arg(&root));
+    assert!(list.contains("all-MiniLM-L6-v2\t384 dims\t256 tokens") && list.contains("local folder"), "{list}");
+    assert!(succeed(&mut models("list")).contains("not on this machine"));
+    assert!(succeed(models("show").arg("all-MiniLM-L6-v2")).contains("pooling = \"mean\""));
+    let verified = succeed(models("verify").arg("--models-dir").arg(&root));
+    assert!(verified.contains("53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"), "{verified}");
+    assert!(succeed(models("fetch").arg("--models-dir").arg(&root)).contains("was there already"));
+
+    let damaged = folder.path().join("models/all-MiniLM-L6-v2");
+    std::fs::create_dir_all(&damaged).unwrap();
+    for file in ["model.safetensors", "tokenizer.json", "config.json"] {
+        std::fs::write(damaged.join(file), "not it").unwrap();
+    }
+    assert!(fail(&mut models("verify")).contains("has sha256"));
+}
+
+#[test]
+fn a_second_process_on_one_folder_is_refused_and_told_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let file = folder.path().join("texts.txt");
+    std::fs::write(&file, "one\ntwo\n").unwrap();
+    let warm = |arguments: &[&str]| {
+        let mut warm = vecmemo(folder.path());
+        warm.args(["warm", "--data-dir", "data", "--model"]).arg(tiny()).args(arguments).arg(&file);
+        warm
+    };
+    assert!(fail(&mut warm(&[])).contains("--url"));
+    assert!(succeed(&mut warm(&["--url", &server.url])).contains("2 texts"));
+    let again = succeed(&mut warm(&["--url", &server.url]));
+    assert!(again.contains("2 were cached, 0 computed"), "{again}");
+    let stats = succeed(vecmemo(folder.path()).args(["stats", "--url", &server.url]));
+    assert_eq!(serde_json::from_str::<Value>(&stats).unwrap()["store"]["entries"], 2);
+    let found = succeed(vecmemo(folder.path()).args(["lookup", "one", "--url", &server.url]));
+    assert!(found.contains("\"cached\":true"), "{found}");
+    let absent = vecmemo(folder.path()).args(["lookup", "absent", "--url", &server.url]).output().unwrap();
+    assert_eq!(absent.status.code(), Some(2));
+}
+
+#[test]
+fn a_warm_up_counts_bad_lines_and_goes_on_unless_it_is_strict() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.jsonl");
+    std::fs::write(&file, "{\"t\":\"a\"}\n{\n{\"t\":\"b\"}\n{\"t\":7}\n").unwrap();
+    let warm = |arguments: &[&str]| {
+        let mut warm = vecmemo(folder.path());
+        warm.args(["warm", "--field", "t", "--capacity-entries", "100", "--model"])
+            .arg(tiny())
+            .args(arguments)
+            .arg(&file);
+        warm.output().unwrap()
+    };
+    let lenient = warm(&[]);
+    assert!(lenient.status.success());
+    assert!(text(&lenient.stdout).contains("2 texts") && text(&lenient.stdout).contains("2 bad lines"));
+    let complaints = text(&lenient.stderr);
+    assert!(complaints.contains("texts.jsonl:2: not valid JSON") && complaints.contains("texts.jsonl:4: no string"));
+    let strict = warm(&["--strict"]);
+    assert!(!strict.status.success() && text(&strict.stderr).contains("texts.jsonl:2"));
+}
+
+/// The 10,000 lines of the fixture.
+fn ten_thousand_texts() -> Vec<String> {
+    let unpacked = text(&Command::new("gzip").arg("-dc").arg(data("short-10k.txt.gz")).output().unwrap().stdout);
+    unpacked.lines().map(ToOwned::to_owned).collect()
+}
+
+fn allocated_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).map(|entries| entries.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    let spaces = entries.iter().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "space"));
+    spaces.map(|entry| entry.metadata().map_or(0, |metadata| metadata.blocks() * 512)).sum()
+}
+
+/// A warm-up of 10,000 texts is killed in the middle and run again: only the rest is computed, and every vector is right.
+#[test]
+fn a_killed_warm_up_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = ten_thousand_texts();
+    assert_eq!(texts.len(), 10_000);
+    let file = folder.path().join("texts.txt");
+    std::fs::write(&file, texts.join("\n")).unwrap();
+    let warm = |input: &str| {
+        let mut warm = vecmemo(folder.path());
+        warm.args(["warm", "--data-dir", "data", "--capacity-entries", "16384", "--batch", "64", input, "--model"])
+            .arg(tiny());
+        warm
+    };
+
+    // It is given half of the texts and then nothing, so that it is in the middle whenever it is killed.
+    let mut first = warm("-").stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = first.stdin.take().unwrap();
+    input.write_all((texts[..5000].join("\n") + "\n").as_bytes()).unwrap();
+    until("the first texts are stored", || allocated_bytes(&folder.path().join("data")) > 256 << 10);
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    let counts = |report: &str| -> (u64, u64) {
+        let number = |before: &str| {
+            let end = report.find(before).unwrap_or_else(|| panic!("{report}"));
+            report[..end].trim_end().rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        (number("were cached"), number("computed"))
+    };
+    let (cached, computed) = counts(&succeed(&mut warm(file.to_str().unwrap())));
+    assert!(cached > 1000 && computed >= 5000 && cached + computed == 10_000, "{cached} cached, {computed} computed");
+    assert_eq!(counts(&succeed(&mut warm(file.to_str().unwrap()))), (10_000, 0));
+
+    let mut model = engine::open(tiny().to_str().unwrap(), &engine::Sources::default()).unwrap();
+    let truncation = Truncation { direction: TruncationDirection::Right, max_tokens: model.card.max_tokens };
+    let borrowed: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let tokens = model.tokenizer.tokenize(&borrowed, "", truncation).unwrap();
+    let expected: Vec<Embedding> = tokens
+        .iter()
+        .map(|tokens| Embedding::from_raw(&model.engine.embed(&[&tokens.ids]).unwrap()[0]).unwrap())
+        .collect();
+    let config = store::Config { capacity_entries: 16_384, ..store::Config::default() };
+    let store = store::Store::open(&folder.path().join("data"), &model.card.version, model.card.dims, &config).unwrap();
+    let cache = cache::Cache::new(store, batch::Embedder::start(model, batch::Config::default()));
+    let inputs: Vec<_> = texts.iter().map(|text| text.as_str().into()).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let answer = runtime.block_on(cache.embed(Request::new(Inputs::Texts(&inputs)))).unwrap();
+    assert_eq!(answer.count(Status::Hit), 10_000);
+    for (index, expected) in expected.iter().enumerate() {
+        let difference = answer.unit(index).iter().zip(&expected.unit).map(|(a, b)| (a.to_f32() - b.to_f32()).abs());
+        // Computed in another batch: the last bits of f32 may fall on the other side of a step of f16.
+        assert!(difference.fold(0.0, f32::max) <= 1e-3, "{}", texts[index]);
+    }
+}
+
+/// Everything a server has answered is there, and the same, after it is killed with -9 under load.
+#[test]
+fn what_a_killed_server_had_answered_is_there_when_it_starts_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = ten_thousand_texts();
+    let mut answered: Vec<(String, Value)> = Vec::new();
+    for round in 0..5 {
+        let server = Server::start(folder.path());
+        for known in answered.chunks(500) {
+            let inputs: Vec<&String> = known.iter().map(|(text, _)| text).collect();
+            let (status, vectors) = server.post("/embed", &json!({ "inputs": inputs, "cache": "only" }));
+            assert_eq!(status, 200, "an answered text is lost: {vectors}");
+            for ((text, expected), vector) in known.iter().zip(vectors.as_array().unwrap()) {
+                assert_eq!(vector, expected, "{text}");
+            }
+        }
+        // A second client keeps writes under way while the first collects answers.
+        let url = server.url.clone();
+        let load: Vec<String> = texts[5000 + round * 900..][..900].to_vec();
+        let noise = std::thread::spawn(move || {
+            for inputs in load.chunks(16) {
+                // The server is killed under it.
+                if ureq::post(format!("{url}/embed")).send_json(json!({ "inputs": inputs })).is_err() {
+                    break;
+                }
+            }
+        });
+        for inputs in texts[round * 200..][..200].chunks(20) {
+            let (status, vectors) = server.post("/embed", &json!({ "inputs": inputs }));
+            assert_eq!(status, 200, "{vectors}");
+            answered.extend(inputs.iter().cloned().zip(vectors.as_array().unwrap().iter().cloned()));
+        }
+        drop(server);
+        noise.join().unwrap();
+    }
+    assert_eq!(answered.len(), 1000);
+}
+
+/// The system lets the file grow no further, as a full disk would: nothing can be stored, and everything is answered.
+#[test]
+fn a_store_that_cannot_write_costs_no_answer_and_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(Server::start(folder.path()).stop().success());
+    let mut limited = Command::new("bash");
+    limited.current_dir(folder.path());
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 1024; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_vecmemo")]);
+    let server = Server::run(limited);
+    let inputs = json!({ "inputs": ["a text", "another"] });
+    let (first, second) = (server.post("/embed", &inputs), server.post("/embed", &inputs));
+    assert_eq!((first.0, second.0), (200, 200));
+    assert_eq!(first.1, second.1);
+    let get =
+        |path: &str| ureq::get(format!("{}{path}", server.url)).call().unwrap().body_mut().read_to_string().unwrap();
+    assert!(get("/metrics").contains("vecmemo_items_total{status=\"computed\"} 4"));
+    assert!(get("/ready").contains("writes failed"), "{}", get("/ready"));
+}
+
+#[test]
+fn sigterm_ends_the_server_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let (status, _) = server.post("/embed", &json!({ "inputs": "a text" }));
+    assert_eq!(status, 200);
+    assert!(server.stop().success());
+}
