@@ -156,7 +156,7 @@ fn tokenize(embedder: &Embedder, leaders: &[Leader], errand: &Errand) -> Result<
 }
 
 /// Cuts token ids that came as such.
-pub(super) fn truncate(ids: &[u32], truncation: Truncation) -> Tokens {
+fn truncate(ids: &[u32], truncation: Truncation) -> Tokens {
     let kept = ids.len().min(truncation.max_tokens);
     let ids_kept = match truncation.direction {
         TruncationDirection::Right => &ids[..kept],

@@ -78,7 +78,4 @@ pub enum EngineError {
     /// The computation failed.
     #[error("the computation failed: {0}")]
     Compute(#[from] candle_core::Error),
-    /// What a test's model was told to say.
-    #[error("{0}")]
-    Told(String),
 }

@@ -100,15 +100,9 @@ async fn namespaces_and_prompts_do_not_share_entries() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_cancels_nothing_that_another_waits_for() {
     let (rig, gate) = Rig::gated(batch::Config::default());
-    let leaves = {
-        let cache = rig.cache.clone();
-        tokio::spawn(async move { embed(&cache, &["shared"]).await })
-    };
+    let leaves = rig.ask("shared");
     gate.wait();
-    let stays = {
-        let cache = rig.cache.clone();
-        tokio::spawn(async move { embed(&cache, &["shared"]).await })
-    };
+    let stays = rig.ask("shared");
     leaves.abort();
     assert!(leaves.await.unwrap_err().is_cancelled());
     gate.open(2);
@@ -128,15 +122,9 @@ fn rig_vector(text: &str) -> Vec<f32> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_that_nobody_waits_for_any_more_is_dropped_from_the_queue() {
     let (rig, gate) = Rig::gated(small_queue(16));
-    let busy = {
-        let cache = rig.cache.clone();
-        tokio::spawn(async move { embed(&cache, &["keeps the engine busy"]).await })
-    };
+    let busy = rig.ask("keeps the engine busy");
     gate.wait();
-    let leaves = {
-        let cache = rig.cache.clone();
-        tokio::spawn(async move { embed(&cache, &["left alone"]).await })
-    };
+    let leaves = rig.ask("left alone");
     until(|| rig.cache.stats().queue.texts == 1).await;
     leaves.abort();
     assert!(leaves.await.unwrap_err().is_cancelled());
@@ -154,13 +142,9 @@ async fn a_full_queue_refuses_misses_and_still_serves_hits() {
     gate.open(1);
     rig.embed(&["cached"]).await.unwrap();
     gate.wait();
-    let ask = |text: &'static str| {
-        let cache = rig.cache.clone();
-        tokio::spawn(async move { embed(&cache, &[text]).await })
-    };
-    let mut waiting = vec![ask("keeps the engine busy")];
+    let mut waiting = vec![rig.ask("keeps the engine busy")];
     gate.wait();
-    waiting.extend(["x", "y"].map(ask));
+    waiting.extend(["x", "y"].map(|text| rig.ask(text)));
     until(|| rig.cache.stats().queue.texts == 2).await;
     let error = rig.embed(&["one too many"]).await.unwrap_err();
     let Error::QueueFull { queued: 2, retry_after } = error else { panic!("{error}") };
@@ -274,10 +258,7 @@ async fn what_was_answered_is_there_after_the_cache_is_opened_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_finishes_what_was_accepted_and_refuses_what_is_new() {
     let (rig, gate) = Rig::gated(batch::Config::default());
-    let accepted = {
-        let cache = rig.cache.clone();
-        tokio::spawn(async move { embed(&cache, &["accepted"]).await })
-    };
+    let accepted = rig.ask("accepted");
     gate.wait();
     let draining = {
         let cache = rig.cache.clone();

@@ -97,6 +97,12 @@ impl Rig {
         self.computed.load(Ordering::SeqCst)
     }
 
+    /// A client of its own that asks for one text.
+    pub fn ask(&self, text: &'static str) -> tokio::task::JoinHandle<Result<Answer, Error>> {
+        let cache = self.cache.clone();
+        tokio::spawn(async move { embed(&cache, &[text]).await })
+    }
+
     pub async fn embed(&self, texts: &[&str]) -> Result<Answer, Error> {
         embed(&self.cache, texts).await
     }
