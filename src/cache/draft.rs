@@ -4,43 +4,73 @@ use half::f16;
 
 use super::Shared;
 use super::flight::Landed;
-use super::request::{Answer, Item, Timings};
+use super::policy::is_in_last;
+use super::request::{Answer, Freshness, Item, Timings};
 use crate::domain::{Key, Status};
 
 /// An answer in the making.
 pub(super) struct Draft {
     pub(super) dims: usize,
     pub(super) keys: Vec<Key>,
+    pub(super) found: Found,
+    pub(super) timings: Timings,
+}
+
+/// What has been found so far.
+#[derive(Default)]
+pub(super) struct Found {
     /// Rows up to the last one filled; a row that is not filled yet is zeros.
     pub(super) units: Vec<f16>,
     pub(super) items: Vec<Option<Item>>,
-    pub(super) timings: Timings,
+    /// When the first of the hits expires, in Unix seconds.
+    expires_first: Option<u32>,
+    stale: usize,
+    /// Hits to be computed anew: those that are stale, and those that may be in the last share of their lives.
+    pub(super) due: Vec<usize>,
+}
+
+impl Found {
+    fn nothing(keys: usize, dims: usize) -> Self {
+        Self { units: Vec::with_capacity(keys * dims), items: vec![None; keys], ..Self::default() }
+    }
 }
 
 impl Draft {
     pub(super) fn new(keys: Vec<Key>, dims: usize) -> Self {
-        let (units, items) = (Vec::with_capacity(keys.len() * dims), vec![None; keys.len()]);
-        Self { dims, keys, units, items, timings: Timings::default() }
+        let found = Found::nothing(keys.len(), dims);
+        Self { dims, keys, found, timings: Timings::default() }
     }
 
-    /// Takes what the store has.
-    pub(super) fn fill(&mut self, shared: &Shared) {
-        let Self { dims, keys, units, items, .. } = self;
-        shared.store.get_many(keys, shared.now(), |index, entry, row| {
-            set_row(units, index * *dims, row);
+    /// Takes what the store has at `now`, in Unix seconds.
+    pub(super) fn fill(&mut self, shared: &Shared, now: u32) {
+        let Self { dims, keys, found, .. } = self;
+        let share = shared.policies.refresh_ahead_max();
+        let untouched = std::mem::take(found);
+        let forget = |found: &mut Found| *found = Found::nothing(keys.len(), *dims);
+        *found = shared.read(keys, now, untouched, forget, |found, index, entry, row| {
+            set_row(&mut found.units, index * *dims, row);
             let (key, tokens, truncated, norm) = (keys[index], entry.tokens, entry.truncated, entry.norm);
-            items[index] = Some(Item { key, status: Status::Hit, tokens, truncated, norm });
+            found.items[index] = Some(Item { key, status: Status::Hit, tokens, truncated, norm });
+            found.stale += usize::from(entry.stale);
+            let mut due = entry.stale;
+            if let Some(expires) = entry.expires {
+                found.expires_first = Some(found.expires_first.map_or(expires, |first| first.min(expires)));
+                due |= entry.refresh_ahead && is_in_last(share, entry.created, expires, now);
+            }
+            if due {
+                found.due.push(index);
+            }
         });
     }
 
     pub(super) fn missing(&self) -> Vec<usize> {
-        self.items.iter().enumerate().filter(|(_, item)| item.is_none()).map(|(index, _)| index).collect()
+        self.found.items.iter().enumerate().filter(|(_, item)| item.is_none()).map(|(index, _)| index).collect()
     }
 
     /// Takes a landed call's vector. Who did not lead it has joined it.
     pub(super) fn land(&mut self, index: usize, landed: &Landed, leads: bool) {
-        set_row(&mut self.units, index * self.dims, &landed.embedding.unit);
-        self.items[index] = Some(Item {
+        set_row(&mut self.found.units, index * self.dims, &landed.embedding.unit);
+        self.found.items[index] = Some(Item {
             key: self.keys[index],
             status: if leads { landed.status } else { Status::Joined },
             tokens: landed.tokens,
@@ -54,9 +84,12 @@ impl Draft {
         timings.write = timings.write.max(landed.spent.write);
     }
 
-    pub(super) fn finish(self) -> Answer {
-        let items = self.items.into_iter().map(|item| item.expect("every input was a hit or has landed")).collect();
-        Answer { dims: self.dims, units: self.units, items, timings: self.timings }
+    /// The finished answer, with what is left at `now`.
+    pub(super) fn finish(self, now: u32, bypassed: bool) -> Answer {
+        let Found { units, items, expires_first, stale, .. } = self.found;
+        let items = items.into_iter().map(|item| item.expect("every input was a hit or has landed")).collect();
+        let ttl = expires_first.map(|expires| expires.saturating_sub(now));
+        Answer { dims: self.dims, units, items, freshness: Freshness { ttl, stale, bypassed }, timings: self.timings }
     }
 }
 

@@ -92,8 +92,16 @@ pub enum Error {
     /// A vector put by the caller cannot be used.
     #[error("the vector cannot be kept: {0}")]
     Vector(#[source] UnusableVector),
-    /// The store refused a write that was all the call was about.
-    #[error("the vector could not be stored: {0}")]
+    /// An invalidation that does not say of what.
+    #[error(
+        "nothing says which entries are meant; give at least one of keys, inputs, tags, tag_glob, namespace, model, older_than"
+    )]
+    EmptySelector,
+    /// Something to be stored while the cache is switched off.
+    #[error("the cache is switched off: nothing is stored")]
+    SwitchedOff,
+    /// The store refused what was all the call was about.
+    #[error("the store refused: {0}")]
     Store(#[from] StoreError),
 }
 

@@ -62,6 +62,11 @@ pub(super) struct Particulars {
     pub(super) namespace: Namespace,
     pub(super) expires: Option<u32>,
     pub(super) tags: Vec<String>,
+    pub(super) payload: Option<String>,
+    pub(super) pinned: bool,
+    pub(super) refresh_ahead: bool,
+    /// Stored over the entry that is there, and only if one still is.
+    pub(super) refreshes: bool,
 }
 
 /// One text key being answered.
@@ -218,17 +223,14 @@ impl Flights {
         is_wanted
     }
 
-    /// Takes the calls gathered under a token key. The token key stays, so that late-comers still gather; `None` once
-    /// none had come since the last time, and it is forgotten.
-    pub(super) fn gathered(&self, token_key: &TokenKey) -> Option<Vec<Attached>> {
-        let mut maps = self.lock();
-        match maps.tokens.get_mut(token_key).map(std::mem::take) {
-            Some(calls) if !calls.is_empty() => Some(calls),
-            _ => {
-                maps.tokens.remove(token_key);
-                None
-            }
-        }
+    /// Takes the calls gathered under a token key. Late-comers still gather, until it is closed.
+    pub(super) fn gathered(&self, token_key: &TokenKey) -> Vec<Attached> {
+        self.lock().tokens.get_mut(token_key).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes the calls that came since, and forgets the token key.
+    pub(super) fn close(&self, token_key: &TokenKey) -> Vec<Attached> {
+        self.lock().tokens.remove(token_key).unwrap_or_default()
     }
 
     /// Ends calls that stand in the store, or never will.
@@ -325,19 +327,19 @@ mod tests {
         drop(lead(&flights, "a"));
         drop(stays);
         assert!(!flights.wanted(&token_key));
-        assert!(flights.gathered(&token_key).is_none());
+        assert!(flights.close(&token_key).is_empty());
     }
 
     #[tokio::test]
-    async fn late_comers_under_a_token_key_are_gathered_until_none_come() {
+    async fn late_comers_under_a_token_key_gather_until_it_is_closed() {
         let flights = Flights::default();
         let token_key = scope().token_key(&[1]);
         let (first, second) = (lead(&flights, "a"), lead(&flights, "b"));
         assert!(flights.attach(token_key, Arc::clone(first.call()), false));
-        assert_eq!(flights.gathered(&token_key).map(|calls| calls.len()), Some(1));
+        assert_eq!(flights.gathered(&token_key).len(), 1);
         assert!(!flights.attach(token_key, Arc::clone(second.call()), false));
-        assert_eq!(flights.gathered(&token_key).map(|calls| calls.len()), Some(1));
-        assert!(flights.gathered(&token_key).is_none());
+        assert_eq!(flights.close(&token_key).len(), 1);
+        assert!(flights.gathered(&token_key).is_empty() && flights.close(&token_key).is_empty());
         assert!(flights.attach(token_key, Arc::clone(first.call()), false));
     }
 

@@ -37,6 +37,8 @@ pub(super) struct Errand {
 pub(super) enum Sharing {
     /// The calls stand in the maps.
     Shared,
+    /// They do, and are computed whatever is stored.
+    Refresh,
     /// They don't: everything is computed, and stored only as a replacement.
     Alone { replace: bool },
 }
@@ -82,11 +84,13 @@ pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, l
         let token_count = tokens.ids.len() as u32;
         let target = match errand.sharing {
             Sharing::Alone { replace } => Target::Alone { call: leader.call, truncated, replace },
-            Sharing::Shared => {
+            Sharing::Shared | Sharing::Refresh => {
                 if !shared.flights.attach(token_key, leader.call, truncated) {
                     continue;
                 }
-                if let Some((embedding, tokens)) = stored_under(shared, &token_key) {
+                if errand.sharing == Sharing::Shared
+                    && let Some((embedding, tokens)) = stored_under(shared, &token_key)
+                {
                     let spent = Spent { tokenize, ..Spent::default() };
                     let to = Destination::Gathered(Status::TokenHit);
                     writer.land(Landing { embedding, tokens, token_key, spent, to });
@@ -120,12 +124,18 @@ pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, l
 /// Between a look into the store and joining, another call may have landed: those leaders are answered from the store.
 fn land_already_stored(shared: &Shared, leaders: Vec<Leader>) -> Vec<Leader> {
     let keys: Vec<Key> = leaders.iter().map(|leader| leader.call.key).collect();
-    let mut found = vec![None; keys.len()];
-    shared.store.get_many(&keys, shared.now(), |index, entry, row| {
-        let embedding = Arc::new(Embedding { unit: row.into(), norm: entry.norm });
-        let (tokens, truncated, spent) = (entry.tokens, entry.truncated, Spent::default());
-        found[index] = Some(Arc::new(Landed { embedding, status: Status::Hit, tokens, truncated, spent }));
-    });
+    let nothing = vec![None; keys.len()];
+    let found = shared.read(
+        &keys,
+        shared.now(),
+        nothing,
+        |found| found.fill(None),
+        |found, index, entry, row| {
+            let embedding = Arc::new(Embedding { unit: row.into(), norm: entry.norm });
+            let (tokens, truncated, spent) = (entry.tokens, entry.truncated, Spent::default());
+            found[index] = Some(Arc::new(Landed { embedding, status: Status::Hit, tokens, truncated, spent }));
+        },
+    );
     let mut missing = Vec::with_capacity(leaders.len());
     let mut endings = Vec::new();
     for (leader, found) in leaders.into_iter().zip(found) {
@@ -165,14 +175,20 @@ fn truncate(ids: &[u32], truncation: Truncation) -> Tokens {
     Tokens { ids: ids_kept.into(), count_before_truncation: ids.len() }
 }
 
-/// The vector of another text with the same token ids.
+/// The vector of another text with the same token ids, unless it is to be computed anew itself.
 fn stored_under(shared: &Shared, token_key: &TokenKey) -> Option<(Arc<Embedding>, u32)> {
     let key = shared.store.find_by_tokens(token_key)?;
-    let mut found = None;
-    shared.store.get_many(&[key], shared.now(), |_, entry, row| {
-        found = Some((Arc::new(Embedding { unit: row.into(), norm: entry.norm }), entry.tokens));
-    });
-    found
+    shared.read(
+        &[key],
+        shared.now(),
+        None,
+        |found| *found = None,
+        |found, _, entry, row| {
+            if !entry.stale {
+                *found = Some((Arc::new(Embedding { unit: row.into(), norm: entry.norm }), entry.tokens));
+            }
+        },
+    )
 }
 
 /// Those who wait for a job.

@@ -1,13 +1,15 @@
 //! What the cache tells Prometheus. Every series exists from the start.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use super::request::Item;
+use super::request::Answer;
+use super::windows::{Counts, TICK_SECONDS, Windows};
 use crate::domain::Status;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,6 +34,11 @@ pub(super) struct Metrics {
     truncated: Counter,
     write_failures: Counter,
     write_failures_in_a_row: AtomicU64,
+    stale: Counter,
+    refreshed: Counter,
+    refresh_failures: Counter,
+    windows: Windows,
+    started: Instant,
 }
 
 impl Metrics {
@@ -46,7 +53,21 @@ impl Metrics {
             truncated: Counter::default(),
             write_failures: Counter::default(),
             write_failures_in_a_row: AtomicU64::new(0),
+            stale: Counter::default(),
+            refreshed: Counter::default(),
+            refresh_failures: Counter::default(),
+            windows: Windows::new(),
+            started: Instant::now(),
         }
+    }
+
+    /// Counts an entry that was computed anew in the background, or could not be.
+    pub(super) fn observe_refresh(&self, succeeded: bool) {
+        if succeeded {
+            self.refreshed.inc()
+        } else {
+            self.refresh_failures.inc()
+        };
     }
 
     pub(super) fn observe_write(&self, succeeded: bool) {
@@ -62,10 +83,15 @@ impl Metrics {
         self.write_failures_in_a_row.load(Ordering::Relaxed)
     }
 
-    pub(super) fn observe(&self, items: &[Item]) {
+    /// Counts an answer that was begun at `started`.
+    pub(super) fn observe(&self, answer: &Answer, started: Instant) {
+        self.windows.observe(self.tick(started), || self.counts());
+        if answer.freshness.stale > 0 {
+            self.stale.inc_by(answer.freshness.stale as u64);
+        }
         let mut by_status = [0; Status::ALL.len()];
         let (mut tokens, mut computed_tokens, mut truncated) = (0, 0, 0);
-        for item in items {
+        for item in &answer.items {
             by_status[item.status as usize] += 1;
             tokens += u64::from(item.tokens);
             computed_tokens += if item.status == Status::Computed { u64::from(item.tokens) } else { 0 };
@@ -83,9 +109,31 @@ impl Metrics {
         }
     }
 
-    /// How many inputs have been answered with a status.
-    pub(super) fn items(&self, status: Status) -> u64 {
-        self.items_by_status[status as usize].get()
+    /// The tick of the windows that a moment lies in.
+    fn tick(&self, moment: Instant) -> u64 {
+        moment.saturating_duration_since(self.started).as_secs() / TICK_SECONDS
+    }
+
+    /// How many inputs have been answered, by status.
+    pub(super) fn counts(&self) -> Counts {
+        self.items_by_status.each_ref().map(Counter::get)
+    }
+
+    /// How many inputs have been answered in the last seconds, by status.
+    pub(super) fn last(&self, seconds: u64) -> Counts {
+        self.windows.last(seconds, self.tick(Instant::now()), &self.counts())
+    }
+
+    pub(super) fn stale(&self) -> u64 {
+        self.stale.get()
+    }
+
+    pub(super) fn refreshed(&self) -> u64 {
+        self.refreshed.get()
+    }
+
+    pub(super) fn refresh_failures(&self) -> u64 {
+        self.refresh_failures.get()
     }
 
     pub(super) fn tokens(&self) -> u64 {
@@ -108,6 +156,11 @@ impl Metrics {
         );
         let failures = "Writes to the store that failed; their vectors were answered all the same";
         registry.register("store_write_failures", failures, self.write_failures.clone());
+        registry.register("stale_items", "Answered inputs whose entries were marked stale", self.stale.clone());
+        let refreshed = "Entries computed anew in the background after a hit";
+        registry.register("refreshed", refreshed, self.refreshed.clone());
+        let failures = "Entries that could not be computed anew in the background; the old ones are served on";
+        registry.register("refresh_failures", failures, self.refresh_failures.clone());
     }
 }
 

@@ -29,10 +29,15 @@
 mod draft;
 mod error;
 mod flight;
+mod invalidate;
 mod lead;
 mod metrics;
+pub mod policy;
+mod refresh;
 mod request;
+mod resident;
 mod stats;
+mod windows;
 mod writer;
 
 use std::collections::HashMap;
@@ -45,18 +50,21 @@ use half::f16;
 use prometheus_client::registry::Registry;
 
 use crate::batch::Embedder;
-use crate::domain::{ContentHash, Embedding, Key, ModelCard, Scope, Truncation, TruncationDirection};
-use crate::store::{Entry, NewEntry, Store};
+use crate::domain::{ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation, TruncationDirection};
+use crate::store::{Ages, Entry, NewEntry, Store};
 
 pub use crate::batch::Token;
 pub use error::Error;
-pub use request::{Answer, Inputs, Item, Mode, Request, Timings};
-pub use stats::Stats;
+pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
+pub use policy::Policies;
+pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
+pub use stats::{Evictions, Memory, Stats, Tier, Window};
 
 use draft::{Draft, set_row};
 use flight::{Flights, Particulars, Place, Waiter};
 use lead::{Errand, Input, Sharing};
 use metrics::Metrics;
+use refresh::{Claims, Due, Wishes};
 use writer::{Writer, WriterThread};
 
 /// The cache. Cloning is cheap, and all clones are one cache.
@@ -81,9 +89,54 @@ struct Shared {
     store: Store,
     flights: Flights,
     metrics: Metrics,
+    policies: Policies,
+    claims: Claims,
+    enabled: AtomicBool,
 }
 
+/// How the cache is kept.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long entries live, and how they are kept fresh.
+    pub policies: Policies,
+    /// Whether it is switched on at the start; see [`Cache::set_enabled`].
+    pub enabled: bool,
+}
+
+impl Default for Config {
+    /// Entries live for ever, and the cache is on.
+    fn default() -> Self {
+        Self { policies: Policies::default(), enabled: true }
+    }
+}
+
+/// How often a read is begun in all when the store's file is cut short under it.
+const READS_MAX: usize = 2;
+
 impl Shared {
+    fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed)
+    }
+
+    /// Shows `found` what the store has, and answers what that has made of `state`. A read that was torn is forgotten
+    /// and done again; if the second is torn too, nothing is found.
+    fn read<T>(
+        &self,
+        keys: &[Key],
+        now: u32,
+        mut state: T,
+        forget: impl Fn(&mut T),
+        mut found: impl FnMut(&mut T, usize, Entry, &[f16]),
+    ) -> T {
+        for _ in 0..READS_MAX {
+            if self.store.get_many(keys, now, |index, entry, row| found(&mut state, index, entry, row)).is_ok() {
+                return state;
+            }
+            forget(&mut state);
+        }
+        state
+    }
+
     /// Seconds since 1970: what entries' times are counted in.
     fn now(&self) -> u32 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
@@ -94,7 +147,21 @@ impl Cache {
     /// Puts a store and a model together. The store must be the model's own: opened with its version and dims.
     #[must_use]
     pub fn new(store: Store, embedder: Embedder) -> Self {
-        let shared = Arc::new(Shared { store, flights: Flights::default(), metrics: Metrics::new() });
+        Self::with(store, embedder, Config::default())
+    }
+
+    /// As [`Cache::new`], kept as the configuration says.
+    #[must_use]
+    pub fn with(store: Store, embedder: Embedder, config: Config) -> Self {
+        let Config { policies, enabled } = config;
+        let shared = Arc::new(Shared {
+            store,
+            flights: Flights::default(),
+            metrics: Metrics::new(),
+            policies,
+            claims: Claims::default(),
+            enabled: AtomicBool::new(enabled),
+        });
         let (writer, writer_thread) = Writer::start(Arc::clone(&shared));
         let card = embedder.card();
         let prompt = default_prompt(card);
@@ -116,29 +183,39 @@ impl Cache {
     /// See [`Error`]. One input that cannot be embedded fails the request; the others' vectors are cached all the same.
     pub async fn embed(&self, request: Request<'_>) -> Result<Answer, Error> {
         let started = Instant::now();
-        let errand = self.errand(&request)?;
+        let shared = &self.inner.shared;
+        let enabled = shared.is_enabled();
+        let mode = match request.mode {
+            Mode::Use | Mode::Refresh if !enabled => Mode::Bypass,
+            mode => mode,
+        };
+        let errand = self.errand(&request, mode)?;
         let keys = self.keys_under(&errand.scope, request.inputs)?;
         let hashed = Instant::now();
 
+        let now = shared.now();
         let mut draft = Draft::new(keys, self.card().dims);
-        if matches!(request.mode, Mode::Use | Mode::Only) {
-            draft.fill(&self.inner.shared);
+        if enabled && matches!(mode, Mode::Use | Mode::Only) {
+            draft.fill(shared, now);
         }
         draft.timings.key = hashed - started;
         draft.timings.store = hashed.elapsed();
 
+        if mode == Mode::Use && !draft.found.due.is_empty() {
+            self.refresh(&request, &errand, &draft, now);
+        }
         let missing = draft.missing();
         if !request.truncate {
             self.refuse_too_long(&request, &errand, &draft, &missing).await?;
         }
         if !missing.is_empty() {
-            if request.mode == Mode::Only {
+            if mode == Mode::Only {
                 return Err(Error::Missing { indexes: missing });
             }
             self.compute(&request, errand, &mut draft, missing).await?;
         }
-        let answer = draft.finish();
-        self.inner.shared.metrics.observe(&answer.items);
+        let answer = draft.finish(now, mode == Mode::Bypass);
+        shared.metrics.observe(&answer, started);
         Ok(answer)
     }
 
@@ -147,7 +224,7 @@ impl Cache {
     /// # Errors
     /// When the request names an unknown prompt, or token ids the model does not have.
     pub fn keys(&self, request: &Request<'_>) -> Result<Vec<Key>, Error> {
-        self.keys_under(&self.errand(request)?.scope, request.inputs)
+        self.keys_under(&self.errand(request, request.mode)?.scope, request.inputs)
     }
 
     /// The scope of the default namespace with the model's default prompt, cutting long texts at the end.
@@ -168,54 +245,134 @@ impl Cache {
         self.inner.shared.store.tags(key)
     }
 
+    /// The payload an entry was stored with: a JSON text.
+    #[must_use]
+    pub fn payload(&self, key: &Key) -> Option<String> {
+        self.inner.shared.store.payload(key)
+    }
+
+    /// The name of an entry's namespace, by [`Entry::namespace`]; empty for the default one, `None` if it was lost.
+    #[must_use]
+    pub fn namespace_name(&self, number: u32) -> Option<String> {
+        self.inner.shared.store.namespace_name(number)
+    }
+
     /// The unit vectors under the keys, row after row, and the indexes of those that are not cached, whose rows are NaN.
+    /// While the cache is switched off that is all of them.
     #[must_use]
     pub fn rows(&self, keys: &[Key]) -> (Vec<f16>, Vec<usize>) {
+        let shared = &self.inner.shared;
         let mut draft = Draft::new(keys.to_vec(), self.card().dims);
-        draft.fill(&self.inner.shared);
+        if shared.is_enabled() {
+            draft.fill(shared, shared.now());
+        }
         let missing = draft.missing();
         let absent = vec![f16::NAN; draft.dims];
         for &index in &missing {
-            set_row(&mut draft.units, index * draft.dims, &absent);
+            set_row(&mut draft.found.units, index * draft.dims, &absent);
         }
-        (draft.units, missing)
+        (draft.found.units, missing)
     }
 
-    /// One entry's embedding.
+    /// One entry's embedding; none while the cache is switched off.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Embedding> {
-        let mut found = None;
-        self.inner.shared.store.get_many(&[*key], self.inner.shared.now(), |_, entry, row| {
-            found = Some(Embedding { unit: row.into(), norm: entry.norm });
+        let shared = &self.inner.shared;
+        if !shared.is_enabled() {
+            return None;
+        }
+        shared.read(
+            &[*key],
+            shared.now(),
+            None,
+            |found| *found = None,
+            |found, _, entry, row| {
+                *found = Some(Embedding { unit: row.into(), norm: entry.norm });
+            },
+        )
+    }
+
+    /// Removes entries. Answers how many of the keys there were. Blocks for as long as the store takes.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    pub fn remove(&self, keys: &[Key]) -> Result<usize, Error> {
+        Ok(self.inner.shared.store.remove_many(keys)?)
+    }
+
+    /// Removes entries chosen by what they are, or marks them stale. Works while the cache is switched off, too. Blocks
+    /// for as long as the store takes: a scan of all records for a namespace or an age, an index for the rest.
+    ///
+    /// # Errors
+    /// When nothing says which entries are meant, or the store cannot read or write; some may be removed then.
+    pub fn invalidate(&self, wanted: &Invalidation) -> Result<Invalidated, Error> {
+        let keys_of_texts = wanted.texts.as_ref().map(|texts| {
+            let namespace = wanted.namespace.clone().unwrap_or_default();
+            self.keys_of_texts(&namespace, texts)
         });
-        found
+        invalidate::invalidate(&self.inner.shared, wanted, keys_of_texts.as_deref())
+    }
+
+    /// All keys that texts of a namespace may be cached under: with each of the model's prompts and with its default,
+    /// cut at either end.
+    fn keys_of_texts(&self, namespace: &Namespace, texts: &[String]) -> Vec<Key> {
+        let card = self.card();
+        let mut prompts: Vec<&str> = card.prompts.values().map(String::as_str).collect();
+        prompts.push(default_prompt(card));
+        prompts.sort_unstable();
+        prompts.dedup();
+        let directions = [TruncationDirection::Right, TruncationDirection::Left];
+        let truncations = directions.map(|direction| Truncation { direction, max_tokens: card.max_tokens });
+        let scope = |prompt, truncation| Scope::new(namespace, &card.version, prompt, truncation);
+        let scopes: Vec<Scope> =
+            prompts.iter().flat_map(|prompt| truncations.map(|truncation| scope(prompt, truncation))).collect();
+        let keys = texts.iter().map(|text| ContentHash::of(text));
+        keys.flat_map(|content| scopes.iter().map(move |scope| scope.key(content))).collect()
+    }
+
+    /// Switches the cache off or on. Off, everything is computed and nothing is read or stored; what is stored stays,
+    /// can be removed, and is answered again once the cache is on. What was begun before ends as it was begun.
+    pub fn set_enabled(&self, enabled: bool) {
+        self.inner.shared.enabled.store(enabled, Ordering::Relaxed);
+    }
+
+    /// Whether the cache is switched on.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.inner.shared.is_enabled()
+    }
+
+    /// How many entries have which age. Reads every record (64 MB for a million entries): not for async threads.
+    #[must_use]
+    pub fn ages(&self) -> Ages {
+        self.inner.shared.store.ages(self.inner.shared.now())
     }
 
     /// Stores a vector computed elsewhere, which must be this model's, not normalised or normalised. What is there
-    /// already stays.
+    /// already stays. It lives as the default namespace's policy says.
     ///
     /// # Errors
-    /// When its length is not the model's, it cannot be used, or the store cannot write.
+    /// When its length is not the model's, it cannot be used, the cache is switched off, or the store cannot write.
     pub fn put(&self, key: Key, vector: &[f32]) -> Result<(), Error> {
         let expected = self.card().dims;
         if vector.len() != expected {
             return Err(Error::Dims { expected, found: vector.len() });
         }
         let embedding = Embedding::from_raw(vector).map_err(Error::Vector)?;
+        let shared = &self.inner.shared;
+        if !shared.is_enabled() {
+            return Err(Error::SwitchedOff);
+        }
+        let namespace = Namespace::default();
+        let terms = shared.policies.terms(namespace.as_str(), &[]);
+        let now = shared.now();
+        // Not to be refreshed ahead: its text is not known to be what the model would be given.
         let entry = NewEntry {
-            key,
-            unit: &embedding.unit,
-            norm: embedding.norm,
-            tokens: 0,
-            truncated: false,
-            namespace: &Default::default(),
-            expires: None,
-            token_key: None,
-            tags: &[],
-            replace: false,
-            copied: false,
+            expires: terms.expires(&key, None, now),
+            pinned: terms.pinned,
+            ..NewEntry::new(key, &embedding.unit, embedding.norm, &namespace)
         };
-        Ok(self.inner.shared.store.put_many(&[entry], self.inner.shared.now())?)
+        Ok(shared.store.put_many(&[entry], now)?)
     }
 
     /// A text's tokens, as the model's tokenizer splits it. Blocks for as long as that takes.
@@ -251,9 +408,18 @@ impl Cache {
     /// Why the store keeps less than it promises, if it does. Requests are answered all the same.
     #[must_use]
     pub fn store_trouble(&self) -> Option<String> {
-        let degraded = self.inner.shared.store.info().degraded;
+        let info = self.inner.shared.store.info();
         let failures = self.inner.shared.metrics.write_failures_in_a_row();
-        degraded.or_else(|| (failures > 0).then(|| format!("the last {failures} writes failed; see the log")))
+        let troubles = [
+            info.degraded.map(|reason| format!("degraded: {reason}")),
+            (failures > 0).then(|| format!("degraded: the last {failures} writes failed; see the log")),
+            (info.quarantined > 0)
+                .then(|| format!("damaged: {} entries were found damaged and are not served", info.quarantined)),
+            (!info.put_aside.is_empty()).then(|| format!("damaged: put aside at start: {}", info.put_aside.join("; "))),
+            (info.torn_reads > 0).then(|| "damaged: the store's file was cut short while it was open".to_owned()),
+        ];
+        let troubles: Vec<String> = troubles.into_iter().flatten().collect();
+        (!troubles.is_empty()).then(|| troubles.join("; "))
     }
 
     /// Adds the cache's metrics, and those of the parts it is made of, to a registry.
@@ -280,7 +446,7 @@ impl Cache {
     }
 
     /// What all inputs of a request have in common.
-    fn errand(&self, request: &Request<'_>) -> Result<Errand, Error> {
+    fn errand(&self, request: &Request<'_>, mode: Mode) -> Result<Errand, Error> {
         let card = self.card();
         let prompt = match request.prompt_name {
             None => default_prompt(card),
@@ -295,7 +461,7 @@ impl Cache {
         } else {
             Scope::new(&request.namespace, &card.version, prompt, truncation)
         };
-        let sharing = match request.mode {
+        let sharing = match mode {
             Mode::Use | Mode::Only => Sharing::Shared,
             Mode::Bypass => Sharing::Alone { replace: false },
             Mode::Refresh => Sharing::Alone { replace: true },
@@ -319,6 +485,27 @@ impl Cache {
         }
     }
 
+    /// Has the hits that are due computed anew in the background, if there is room for that. Waits for nothing.
+    #[cold]
+    fn refresh(&self, request: &Request<'_>, errand: &Errand, draft: &Draft, now: u32) {
+        let queue = self.inner.embedder.queue();
+        let due = &draft.found.due;
+        if self.inner.draining.load(Ordering::Relaxed) || 2 * (queue.texts + due.len()) > queue.texts_max {
+            return;
+        }
+        // Outside a runtime nothing can run in the background.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let claimed = refresh::claim(&self.inner.shared, &draft.keys, due, now);
+        if claimed.is_empty() {
+            return;
+        }
+        let input = |index| Due { key: draft.keys[index], input: owned(request.inputs, index) };
+        let due: Vec<Due> = claimed.into_iter().map(input).collect();
+        let wishes = Wishes { namespace: request.namespace.clone(), ttl: request.ttl };
+        let (inner, errand, handle) = (Arc::clone(&self.inner), errand.clone(), runtime.clone());
+        runtime.spawn_blocking(move || refresh::begin(&inner, &handle, due, &wishes, &errand));
+    }
+
     /// With truncation forbidden: an error if a text that is missing, or was cut when it was cached, is too long.
     async fn refuse_too_long(
         &self,
@@ -327,7 +514,7 @@ impl Cache {
         draft: &Draft,
         missing: &[usize],
     ) -> Result<(), Error> {
-        let cut = draft.items.iter().enumerate().filter(|(_, item)| item.is_some_and(|item| item.truncated));
+        let cut = draft.found.items.iter().enumerate().filter(|(_, item)| item.is_some_and(|item| item.truncated));
         let mut suspects: Vec<usize> = missing.iter().copied().chain(cut.map(|(index, _)| index)).collect();
         suspects.sort_unstable();
         if suspects.is_empty() {
@@ -367,27 +554,34 @@ impl Cache {
             return Err(Error::ShuttingDown);
         }
         let shared = &self.inner.shared;
-        let expires = request.ttl.map(|ttl| shared.now().saturating_add(ttl.as_secs().min(u64::from(u32::MAX)) as u32));
-        let particulars = || Particulars { namespace: request.namespace.clone(), expires, tags: request.tags.to_vec() };
+        let now = shared.now();
+        let terms = shared.policies.terms(request.namespace.as_str(), request.tags);
+        let particulars = |key: &Key, index: usize| Particulars {
+            namespace: request.namespace.clone(),
+            expires: terms.expires(key, request.ttl, now),
+            tags: request.tags.to_vec(),
+            payload: request.payload.of(index).map(str::to_owned),
+            pinned: request.pinned.unwrap_or(terms.pinned),
+            refresh_ahead: terms.refresh_ahead > 0.0,
+            refreshes: false,
+        };
         let mut alone: HashMap<Key, Waiter> = HashMap::new();
         let mut leaders = Vec::new();
         let mut waiters = Vec::with_capacity(missing.len());
         for index in missing {
             let key = draft.keys[index];
             let place = match errand.sharing {
-                Sharing::Shared => shared.flights.join(key, particulars),
+                Sharing::Shared | Sharing::Refresh => shared.flights.join(key, || particulars(&key, index)),
                 Sharing::Alone { .. } => match alone.entry(key) {
                     Slot::Occupied(first) => Place::Follower(first.get().another()),
-                    Slot::Vacant(place) => Place::Leader(place.insert(Waiter::alone(key, particulars())).another()),
+                    Slot::Vacant(place) => {
+                        Place::Leader(place.insert(Waiter::alone(key, particulars(&key, index))).another())
+                    }
                 },
             };
             let (waiter, leads) = match place {
                 Place::Leader(waiter) => {
-                    let input = match request.inputs {
-                        Inputs::Texts(texts) => Input::Text(texts[index].to_string()),
-                        Inputs::Tokens(sequences) => Input::Tokens(sequences[index].clone()),
-                    };
-                    leaders.push(lead::leader(&waiter, input));
+                    leaders.push(lead::leader(&waiter, owned(request.inputs, index)));
                     (waiter, true)
                 }
                 Place::Follower(waiter) => (waiter, false),
@@ -406,6 +600,14 @@ impl Cache {
             draft.land(index, &landed, leads);
         }
         Ok(())
+    }
+}
+
+/// One input, to be kept when the request is gone.
+fn owned(inputs: Inputs<'_>, index: usize) -> Input {
+    match inputs {
+        Inputs::Texts(texts) => Input::Text(texts[index].to_string()),
+        Inputs::Tokens(sequences) => Input::Tokens(sequences[index].clone()),
     }
 }
 

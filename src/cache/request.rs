@@ -62,14 +62,42 @@ pub struct Request<'a> {
     pub direction: TruncationDirection,
     /// How the cache is used.
     pub mode: Mode,
-    /// How long a newly stored entry lives; for ever if `None`.
+    /// How long a newly stored entry lives, to the second; as the policies say if `None`.
     pub ttl: Option<Duration>,
     /// Kept with newly stored entries.
     pub tags: &'a [String],
+    /// JSON kept with newly stored entries.
+    pub payload: Payload<'a>,
+    /// Whether newly stored entries stay when room is needed; as the policies say if `None`.
+    pub pinned: Option<bool>,
+}
+
+/// JSON texts to keep with entries, at most [`PAYLOAD_BYTES_MAX`](crate::store::PAYLOAD_BYTES_MAX) bytes each.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Payload<'a> {
+    /// None.
+    #[default]
+    None,
+    /// One for all inputs.
+    Same(&'a str),
+    /// One for each input, in their order; inputs past the end have none.
+    Each(&'a [Option<String>]),
+}
+
+impl<'a> Payload<'a> {
+    /// One input's payload.
+    #[must_use]
+    pub fn of(&self, index: usize) -> Option<&'a str> {
+        match self {
+            Self::None => None,
+            Self::Same(payload) => Some(payload),
+            Self::Each(payloads) => payloads.get(index)?.as_deref(),
+        }
+    }
 }
 
 impl<'a> Request<'a> {
-    /// A request with every option at its default: cut long texts, use the cache, keep for ever.
+    /// A request with every option at its default: cut long texts, use the cache, keep for as long as the policies say.
     #[must_use]
     pub fn new(inputs: Inputs<'a>) -> Self {
         Self {
@@ -81,6 +109,8 @@ impl<'a> Request<'a> {
             mode: Mode::Use,
             ttl: None,
             tags: &[],
+            payload: Payload::None,
+            pinned: None,
         }
     }
 }
@@ -94,6 +124,8 @@ pub struct Answer {
     pub units: Vec<f16>,
     /// What is known of each.
     pub items: Vec<Item>,
+    /// How fresh the hits are.
+    pub freshness: Freshness,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -110,6 +142,17 @@ impl Answer {
     pub fn count(&self, status: Status) -> usize {
         self.items.iter().filter(|item| item.status == status).count()
     }
+}
+
+/// How fresh what came from the cache is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Freshness {
+    /// Seconds until the first of the hits expires; `None` if none does.
+    pub ttl: Option<u32>,
+    /// Hits that are marked stale: each is computed anew in the background.
+    pub stale: usize,
+    /// Whether nothing was looked up, because the request or the switch says so.
+    pub bypassed: bool,
 }
 
 /// What is known of one answered input.

@@ -8,6 +8,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
 use super::Shared;
+use super::resident::resident;
+use super::windows::{Counts, WINDOWS};
 use crate::batch::QueueState;
 use crate::domain::Status;
 use crate::store::Info;
@@ -20,40 +22,151 @@ pub struct Stats {
     pub model: String,
     /// Its fingerprint.
     pub fingerprint: String,
+    /// Whether the cache is switched on.
+    pub cache_enabled: bool,
     /// Inputs answered, by status.
     pub items: BTreeMap<&'static str, u64>,
     /// Share of answered inputs that the model did not have to compute; `None` before the first.
     pub hit_rate: Option<f64>,
+    /// Share of answered inputs that came from each tier.
+    pub tiers: BTreeMap<&'static str, Tier>,
+    /// The same of the last minute, quarter of an hour and hour.
+    pub windows: BTreeMap<&'static str, Window>,
     /// Tokens of all answered inputs.
     pub tokens: u64,
     /// Those that the model did not have to read.
     pub tokens_saved: u64,
+    /// Hits on entries marked stale.
+    pub stale: u64,
+    /// Entries computed anew in the background.
+    pub refreshed: u64,
+    /// Entries that could not be.
+    pub refresh_failures: u64,
     /// Keys being answered right now.
     pub in_flight: usize,
     /// What waits for the engine.
     pub queue: QueueState,
+    /// Why entries left the store.
+    pub evictions: Evictions,
+    /// Memory.
+    pub memory: Memory,
     /// The store.
     pub store: Info,
 }
 
+/// What came from one tier.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Tier {
+    /// Inputs answered from it.
+    pub hits: u64,
+    /// Their share of all; `None` before the first.
+    pub hit_rate: Option<f64>,
+}
+
+/// What was answered lately.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Window {
+    /// How long it is.
+    pub seconds: u64,
+    /// Inputs answered, by status.
+    pub items: BTreeMap<&'static str, u64>,
+    /// Share of them that the model did not have to compute; `None` if there were none.
+    pub hit_rate: Option<f64>,
+    /// Share of them that came from each tier.
+    pub tiers: BTreeMap<&'static str, Tier>,
+}
+
+/// Entries that left the store since it was opened, by cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Evictions {
+    /// To make room.
+    pub capacity: u64,
+    /// Because their time was over.
+    pub expired: u64,
+    /// Because somebody said so.
+    pub removed: u64,
+    /// For a newer one of their key.
+    pub replaced: u64,
+    /// Because they were found damaged.
+    pub damaged: u64,
+}
+
+/// Memory as it is accounted, and as the system counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// What the store keeps beside the map of its file.
+    pub accounted_bytes: u64,
+    /// What the process has in RAM, mapped pages of the store's file included; `None` where the system does not say.
+    pub resident_bytes: Option<u64>,
+    /// Of it, what is not a file's: heap and stacks.
+    pub resident_anonymous_bytes: Option<u64>,
+}
+
 impl Stats {
     pub(super) fn of(shared: &Shared, queue: QueueState, model: String, fingerprint: String) -> Self {
-        let items: BTreeMap<_, _> =
-            Status::ALL.into_iter().map(|status| (status.as_str(), shared.metrics.items(status))).collect();
-        let all: u64 = items.values().sum();
-        let computed = shared.metrics.items(Status::Computed);
+        let counts = shared.metrics.counts();
+        let store = shared.store.info();
+        let resident = resident();
         Self {
             model,
             fingerprint,
-            items,
-            hit_rate: (all > 0).then(|| (all - computed) as f64 / all as f64),
+            cache_enabled: shared.is_enabled(),
+            items: items(&counts),
+            hit_rate: share(counts.iter().sum::<u64>() - of(&counts, Status::Computed), &counts),
+            tiers: tiers(&counts),
+            windows: WINDOWS.into_iter().map(|(name, seconds)| (name, window(shared, seconds))).collect(),
             tokens: shared.metrics.tokens(),
             tokens_saved: shared.metrics.tokens_saved(),
+            stale: shared.metrics.stale(),
+            refreshed: shared.metrics.refreshed(),
+            refresh_failures: shared.metrics.refresh_failures(),
             in_flight: shared.flights.len(),
             queue,
-            store: shared.store.info(),
+            evictions: Evictions {
+                capacity: store.evicted,
+                expired: store.expired,
+                removed: store.removed,
+                replaced: store.replaced,
+                damaged: store.quarantined,
+            },
+            memory: Memory {
+                accounted_bytes: store.memory_bytes,
+                resident_bytes: resident.map(|resident| resident.resident_bytes),
+                resident_anonymous_bytes: resident.map(|resident| resident.resident_anonymous_bytes),
+            },
+            store,
         }
     }
+}
+
+fn window(shared: &Shared, seconds: u64) -> Window {
+    let counts = shared.metrics.last(seconds);
+    let all: u64 = counts.iter().sum();
+    Window {
+        seconds,
+        items: items(&counts),
+        hit_rate: share(all - of(&counts, Status::Computed), &counts),
+        tiers: tiers(&counts),
+    }
+}
+
+fn of(counts: &Counts, status: Status) -> u64 {
+    counts[status as usize]
+}
+
+fn items(counts: &Counts) -> BTreeMap<&'static str, u64> {
+    Status::ALL.into_iter().map(|status| (status.as_str(), of(counts, status))).collect()
+}
+
+/// What part of everything counted `hits` are.
+fn share(hits: u64, counts: &Counts) -> Option<f64> {
+    let all: u64 = counts.iter().sum();
+    (all > 0).then(|| hits as f64 / all as f64)
+}
+
+fn tiers(counts: &Counts) -> BTreeMap<&'static str, Tier> {
+    let hits = of(counts, Status::Hit) + of(counts, Status::TokenHit);
+    [("local", Tier { hits, hit_rate: share(hits, counts) })].into()
 }
 
 /// Reads the store's figures at each scrape.
@@ -68,12 +181,16 @@ impl std::fmt::Debug for StoreCollector {
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let info = self.0.store.info();
-        let gauges: [(&str, &str, u64); 6] = [
+        let gauges: [(&str, &str, u64); 10] = [
             ("store_entries", "Entries in the store", info.entries),
             ("store_capacity_entries", "Entries the store can hold", info.capacity_entries),
             ("store_bytes", "Bytes of disk the store's file takes", info.allocated_bytes),
             ("store_memory_bytes", "Bytes of memory the store's table takes", info.memory_bytes),
             ("store_degraded", "1 if the store can no longer promise durability", u64::from(info.degraded.is_some())),
+            ("store_live_bytes", "Bytes of disk that entries take", info.live_bytes),
+            ("store_dead_bytes", "Bytes of disk that entries took and new ones will take", info.dead_bytes),
+            ("store_pinned", "Entries that are never evicted", info.pinned),
+            ("cache_enabled", "1 if the cache is switched on", u64::from(self.0.is_enabled())),
             ("in_flight", "Keys being answered right now", self.0.flights.len() as u64),
         ];
         for (name, help, value) in gauges {
@@ -81,10 +198,16 @@ impl Collector for StoreCollector {
             let encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(encoder)?;
         }
-        let counters: [(&str, &str, u64); 4] = [
+        let counters: [(&str, &str, u64); 10] = [
             ("store_evicted", "Entries evicted to make room", info.evicted),
             ("store_expired", "Entries removed because their time was over", info.expired),
             ("store_quarantined", "Entries found damaged and never served", info.quarantined),
+            ("store_removed", "Entries removed because somebody said so", info.removed),
+            ("store_replaced", "Entries replaced by newer ones of their key", info.replaced),
+            ("store_torn_reads", "Reads that met a file cut short, and were done again", info.torn_reads),
+            ("store_lost_pages", "Times a part of the file was found cut off or unreadable", info.lost_pages),
+            ("store_scrubbed", "Entries whose checksum the scrubber has checked", info.scrubbed),
+            ("store_scrub_passes", "Times the scrubber has been through all entries", info.scrub_passes),
             ("store_write_errors", "Writes and syncs that the system refused", info.write_errors),
         ];
         for (name, help, value) in counters {

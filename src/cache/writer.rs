@@ -6,11 +6,11 @@
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::flight::{Attached, Call, Landed, Spent};
-use crate::domain::{Embedding, Status, TokenKey};
+use crate::domain::{Embedding, Key, Status, TokenKey};
 use crate::store::NewEntry;
 
 /// The most landings that wait for the writer; past it the engine's thread waits.
@@ -104,33 +104,36 @@ fn run(shared: &Shared, receiver: &Receiver<Message>) {
     }
 }
 
-/// Stores the landings and answers their calls; again for calls that gathered meanwhile, until none did.
+/// Stores the landings, and answers their calls and those that gathered while they were stored. Who comes after an answer
+/// finds the store, not the landing: a vector that is marked or removed by then is lent to nobody.
 fn land(shared: &Shared, landings: &[Landing]) {
-    let mut open: Vec<(&Landing, Status)> = Vec::new();
+    let mut gathering: Vec<&Landing> = Vec::new();
     let mut calls: Vec<Approach<'_>> = Vec::new();
     for landing in landings {
         match &landing.to {
-            Destination::Gathered(status) => open.push((landing, *status)),
+            Destination::Gathered(status) => {
+                // The first is the one the vector was made for; the others had the same ids.
+                let statuses = std::iter::once(*status).chain(std::iter::repeat(Status::Joined));
+                let gathered = shared.flights.gathered(&landing.token_key).into_iter().zip(statuses);
+                calls.extend(gathered.map(|(attached, status)| Approach::of(landing, attached, status)));
+                gathering.push(landing);
+            }
             Destination::Alone { call, truncated, replace } => {
-                let approach = Approach::new(landing, Arc::clone(call), Status::Computed, *truncated);
+                let attached = Attached { call: Arc::clone(call), truncated: *truncated };
+                let approach = Approach::of(landing, attached, Status::Computed);
                 calls.push(Approach { stored: *replace, replace: *replace, ..approach });
             }
         }
     }
-    loop {
-        open.retain_mut(|(landing, status)| {
-            let Some(gathered) = shared.flights.gathered(&landing.token_key) else { return false };
-            for Attached { call, truncated } in gathered {
-                // The first is the one the vector was made for; the others had the same ids.
-                calls.push(Approach::new(landing, call, std::mem::replace(status, Status::Joined), truncated));
-            }
-            true
-        });
-        if calls.is_empty() {
-            return;
-        }
-        store_and_answer(shared, std::mem::take(&mut calls));
+    let write = store(shared, &mut calls);
+    let mut late: Vec<Approach<'_>> = Vec::new();
+    for landing in gathering {
+        let attached = shared.flights.close(&landing.token_key).into_iter();
+        late.extend(attached.map(|attached| Approach::of(landing, attached, Status::Joined)));
     }
+    answer(shared, &calls, write);
+    let write = store(shared, &mut late);
+    answer(shared, &late, write);
 }
 
 /// A call about to land.
@@ -144,50 +147,75 @@ struct Approach<'a> {
 }
 
 impl<'a> Approach<'a> {
-    fn new(landing: &'a Landing, call: Arc<Call>, status: Status, truncated: bool) -> Self {
-        Self { landing, call, status, truncated, stored: true, replace: false }
+    fn of(landing: &'a Landing, Attached { call, truncated }: Attached, status: Status) -> Self {
+        let replace = call.particulars.refreshes;
+        Self { landing, call, status, truncated, stored: true, replace }
     }
 }
 
-fn store_and_answer(shared: &Shared, calls: Vec<Approach<'_>>) {
+/// What was removed while it was computed anew in the background does not come back by that.
+fn leave_out_removed(shared: &Shared, calls: &mut [Approach<'_>]) {
+    let mut refreshing: Vec<&mut Approach<'_>> =
+        calls.iter_mut().filter(|approach| approach.call.particulars.refreshes).collect();
+    if refreshing.is_empty() {
+        return;
+    }
+    let keys: Vec<Key> = refreshing.iter().map(|approach| approach.call.key).collect();
+    for (approach, entry) in refreshing.iter_mut().zip(shared.store.contains_many(&keys, shared.now())) {
+        approach.stored = entry.is_some();
+    }
+}
+
+/// Stores what is to be stored. Answers with how long that took.
+fn store(shared: &Shared, calls: &mut [Approach<'_>]) -> Duration {
     let started = Instant::now();
+    leave_out_removed(shared, calls);
     let entries: Vec<NewEntry<'_>> = calls
         .iter()
         .filter(|approach| approach.stored)
-        .map(|Approach { landing, call, status, truncated, replace, .. }| NewEntry {
-            key: call.key,
-            unit: &landing.embedding.unit,
-            norm: landing.embedding.norm,
-            tokens: landing.tokens,
-            truncated: *truncated,
-            namespace: &call.particulars.namespace,
-            expires: call.particulars.expires,
-            token_key: (*status == Status::Computed).then_some(landing.token_key),
-            tags: &call.particulars.tags,
-            replace: *replace,
-            copied: *status != Status::Computed,
+        .map(|Approach { landing, call, status, truncated, replace, .. }| {
+            let (embedding, particulars) = (&landing.embedding, &call.particulars);
+            NewEntry {
+                tokens: landing.tokens,
+                truncated: *truncated,
+                expires: particulars.expires,
+                token_key: (*status == Status::Computed).then_some(landing.token_key),
+                tags: &particulars.tags,
+                payload: particulars.payload.as_deref(),
+                pinned: particulars.pinned,
+                refresh_ahead: particulars.refresh_ahead,
+                replace: *replace,
+                copied: *status != Status::Computed,
+                ..NewEntry::new(call.key, &embedding.unit, embedding.norm, &particulars.namespace)
+            }
         })
         .collect();
     if !entries.is_empty() {
         let stored = shared.store.put_many(&entries, shared.now());
         shared.metrics.observe_write(stored.is_ok());
         if let Err(error) = stored {
-            tracing::error!(entries = entries.len(), %error, "what was computed could not be stored; it is answered all the same");
+            // With its causes: which file, and what the system said.
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::error!(
+                entries = entries.len(),
+                error,
+                "what was computed could not be stored; it is answered all the same"
+            );
         }
     }
-    let write = started.elapsed();
-    let endings: Vec<_> = calls
-        .iter()
-        .map(|Approach { landing, call, status, truncated, .. }| {
-            let landed = Landed {
-                embedding: Arc::clone(&landing.embedding),
-                status: *status,
-                tokens: landing.tokens,
-                truncated: *truncated,
-                spent: Spent { write, ..landing.spent },
-            };
-            (call, Ok(Arc::new(landed)))
-        })
-        .collect();
+    started.elapsed()
+}
+
+fn answer(shared: &Shared, calls: &[Approach<'_>], write: Duration) {
+    let endings = calls.iter().map(|Approach { landing, call, status, truncated, .. }| {
+        let landed = Landed {
+            embedding: Arc::clone(&landing.embedding),
+            status: *status,
+            tokens: landing.tokens,
+            truncated: *truncated,
+            spent: Spent { write, ..landing.spent },
+        };
+        (call, Ok(Arc::new(landed)))
+    });
     shared.flights.land(endings);
 }

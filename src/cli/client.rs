@@ -52,6 +52,11 @@ impl Client {
         Reply::read(request.send_json(body).with_context(|| self.unreachable())?)
     }
 
+    pub(super) fn put_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let response = self.agent.put(format!("{}{path}", self.url)).send_json(body);
+        self.json(path, Reply::read(response.with_context(|| self.unreachable())?)?)
+    }
+
     fn json(&self, path: &str, reply: Reply) -> anyhow::Result<Value> {
         if reply.status != 200 {
             bail!("{}{path} answered {}: {}", self.url, reply.status, reply.message());

@@ -31,5 +31,10 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
             _ => super::print(&format!("# --{flag}, {variable}; not set\n# {name} =\n"))?,
         }
     }
+    // Tables come last: what follows one would belong to it.
+    if let (Some(policies), Some(origin)) = (values.get("policies"), layered.origins.get("policies")) {
+        let table = toml::Table::from_iter([("policies".to_owned(), policies.clone())]);
+        super::print(&format!("# How long which entries live\n# in the file only; from: {origin}\n{table}"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

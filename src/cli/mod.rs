@@ -1,12 +1,19 @@
 //! The command line: one file per command, and the only place where the parts are put together.
 
 mod assemble;
+mod cache;
 mod client;
+mod compact;
 mod config;
+mod export;
+mod import;
+mod invalidate;
 mod lookup;
+mod meter;
 mod models;
 mod serve;
 mod stats;
+mod verify;
 mod version;
 mod warm;
 
@@ -41,6 +48,18 @@ enum Command {
     Models(models::Arguments),
     /// Say which texts are cached
     Lookup(lookup::Arguments),
+    /// Remove cached entries by what they are, or mark them stale
+    Invalidate(invalidate::Arguments),
+    /// Switch a running server's cache on or off, or say which it is
+    Cache(cache::Arguments),
+    /// Check that every cached entry is as it was written, also beside a running server
+    Verify(verify::Arguments),
+    /// Write the cached entries to .npy, Parquet or safetensors, also beside a running server
+    Export(export::Arguments),
+    /// Read entries from an export, or vectors made elsewhere, into the cache
+    Import(import::Arguments),
+    /// Give back the disk space that removed entries have left
+    Compact(compact::Arguments),
     /// Print every setting with its value, where it comes from and what it is for
     Config(config::Arguments),
     /// Print the version and what this program was built for
@@ -83,6 +102,12 @@ pub fn run() -> ExitCode {
         Command::Stats(arguments) => stats::run(&arguments, of_command),
         Command::Models(arguments) => models::run(&arguments, of_command),
         Command::Lookup(arguments) => lookup::run(&arguments, of_command),
+        Command::Invalidate(arguments) => invalidate::run(&arguments, of_command),
+        Command::Cache(arguments) => cache::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments, of_command),
+        Command::Export(arguments) => export::run(&arguments, of_command),
+        Command::Import(arguments) => import::run(&arguments, of_command),
+        Command::Compact(arguments) => compact::run(&arguments, of_command),
         Command::Config(arguments) => config::run(&arguments, of_command),
         Command::Version => version::run(),
     };

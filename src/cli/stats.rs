@@ -19,10 +19,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let stats = match &arguments.url {
-        Some(url) => Client::new(url).get_json("/stats")?,
+        Some(url) => Client::new(url).get_json("/stats?ages=true")?,
         None => {
             let cache = assemble::cache(&arguments.settings.settings(matches)?)?;
-            serde_json::to_value(cache.stats()).context("figures have no JSON form")?
+            let mut stats = serde_json::to_value(cache.stats()).context("figures have no JSON form")?;
+            stats["ages"] = serde_json::to_value(cache.ages()).context("figures have no JSON form")?;
+            stats
         }
     };
     super::print(&serde_json::to_string_pretty(&stats)?)?;

@@ -6,14 +6,16 @@
 mod layers;
 mod typed;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use layers::{DEFAULT_FILE, Layered, Origin, layer};
-pub use typed::{DurabilityName, LogFormat, TokenInputsName, Typed};
+pub use typed::{DurabilityName, LogFormat, TokenInputsName, Typed, TypedPolicy};
 
-use crate::{batch, engine, http, store};
+use crate::cache::policy::{Policies, PolicyError, Rule, Terms};
+use crate::{batch, cache, engine, http, store};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,9 @@ pub enum ConfigError {
         /// What it has to be.
         reason: &'static str,
     },
+    /// A policy makes no sense.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
 }
 
 /// Settings as meant: complete, checked, in the modules' own terms.
@@ -63,6 +68,8 @@ pub struct Settings {
     pub sources: engine::Sources,
     /// The store's part.
     pub store: store::Config,
+    /// The cache's part.
+    pub cache: cache::Config,
     /// The batcher's part.
     pub batch: batch::Config,
     /// The service's part.
@@ -86,8 +93,13 @@ pub fn defaults() -> Typed {
         models_dir: Some("models".into()),
         model_revision: None,
         capacity_entries: Some(store.capacity_entries),
+        disk_bytes_max: store.disk_bytes_max,
+        memory_bytes_max: store.memory_bytes_max,
         durability: Some(DurabilityName::Process),
         sync_interval_ms: Some(1000),
+        sweep_seconds: Some(10),
+        scrub_bytes_per_second: Some(16 << 20),
+        cache_enabled: Some(true),
         batch_tokens_max: Some(batch.batch_tokens_max),
         batch_texts_max: Some(batch.batch_texts_max),
         queue_texts_max: Some(batch.queue_texts_max),
@@ -105,6 +117,7 @@ pub fn defaults() -> Typed {
         drain_timeout_seconds: Some(http.drain_timeout.as_secs_f64()),
         log_format: Some(LogFormat::Text),
         log: Some("info".to_owned()),
+        policies: BTreeMap::new(),
     }
 }
 
@@ -167,7 +180,17 @@ impl Settings {
             data_dir: value!(data_dir),
             model,
             sources: engine::Sources { models_dir: value!(models_dir), revision: typed.model_revision.clone() },
-            store: store::Config { capacity_entries: at_least_one!(capacity_entries), durability },
+            store: store::Config {
+                capacity_entries: at_least_one!(capacity_entries),
+                disk_bytes_max: some_or_none(typed.disk_bytes_max, "disk_bytes_max")?,
+                memory_bytes_max: some_or_none(typed.memory_bytes_max, "memory_bytes_max")?,
+                durability,
+                upkeep: store::Upkeep {
+                    sweep_every: Duration::from_secs(value!(sweep_seconds)),
+                    scrub_bytes_per_second: value!(scrub_bytes_per_second),
+                },
+            },
+            cache: cache::Config { policies: policies(typed)?, enabled: value!(cache_enabled) },
             batch: batch::Config {
                 batch_tokens_max: at_least_one!(batch_tokens_max),
                 batch_texts_max: at_least_one!(batch_texts_max),
@@ -195,6 +218,30 @@ impl Settings {
             log: value!(log),
         })
     }
+}
+
+/// A bound that need not be given, and is not 0 when it is.
+fn some_or_none(bound: Option<u64>, name: &'static str) -> Result<Option<u64>, ConfigError> {
+    match bound {
+        Some(0) => Err(not(name, 0, "at least 1, or not set")),
+        bound => Ok(bound),
+    }
+}
+
+/// The policies in the cache's terms, checked.
+fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
+    let rule = |policy: &TypedPolicy| Rule {
+        namespaces: policy.namespaces.clone(),
+        tags: policy.tags.clone(),
+        terms: Terms {
+            ttl: policy.ttl.map(Duration::from_secs),
+            jitter: policy.jitter.unwrap_or(0.0),
+            refresh_ahead: policy.refresh_ahead.unwrap_or(0.0),
+            pinned: policy.pinned.unwrap_or(false),
+        },
+    };
+    let rules = typed.policies.iter().map(|(name, policy)| (name.clone(), rule(policy))).collect();
+    Ok(Policies::new(&rules)?)
 }
 
 fn not(name: &'static str, value: impl ToString, reason: &'static str) -> ConfigError {

@@ -1,5 +1,6 @@
 //! Settings as typed: every one optional, from a flag, a variable or the file, under one name and one explanation.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -40,6 +41,14 @@ pub struct Typed {
     #[arg(long, env = "VECMEMO_CAPACITY_ENTRIES", value_name = "ENTRIES", help_heading = "Store")]
     pub capacity_entries: Option<u64>,
 
+    /// The most bytes of disk for the store's files; lowers the capacity where it is tighter
+    #[arg(long, env = "VECMEMO_DISK_BYTES_MAX", value_name = "BYTES", help_heading = "Store")]
+    pub disk_bytes_max: Option<u64>,
+
+    /// The most bytes of memory that the store keeps beside the mapped file; lowers the capacity where it is tighter
+    #[arg(long, env = "VECMEMO_MEMORY_BYTES_MAX", value_name = "BYTES", help_heading = "Store")]
+    pub memory_bytes_max: Option<u64>,
+
     /// What an answered entry survives: the process being killed, or a power loss after the sync interval, or any
     /// power loss
     #[arg(long, env = "VECMEMO_DURABILITY", value_name = "WHEN", help_heading = "Store")]
@@ -48,6 +57,24 @@ pub struct Typed {
     /// Milliseconds between syncs with durability `interval`
     #[arg(long, env = "VECMEMO_SYNC_INTERVAL_MS", value_name = "MS", help_heading = "Store", hide_short_help = true)]
     pub sync_interval_ms: Option<u64>,
+
+    /// Seconds between sweeps that remove expired entries; 0: only when their room is needed
+    #[arg(long, env = "VECMEMO_SWEEP_SECONDS", value_name = "SECONDS", help_heading = "Store", hide_short_help = true)]
+    pub sweep_seconds: Option<u64>,
+
+    /// How fast stored entries are checked for damage in the background, in bytes a second; 0: only when they are read
+    #[arg(
+        long,
+        env = "VECMEMO_SCRUB_BYTES_PER_SECOND",
+        value_name = "BYTES",
+        help_heading = "Store",
+        hide_short_help = true
+    )]
+    pub scrub_bytes_per_second: Option<u64>,
+
+    /// Whether the cache is switched on at the start; off, everything is computed and nothing is read or stored
+    #[arg(long, env = "VECMEMO_CACHE_ENABLED", value_name = "BOOL", help_heading = "Store", hide_short_help = true)]
+    pub cache_enabled: Option<bool>,
 
     /// The most tokens the model is given at once
     #[arg(
@@ -188,6 +215,31 @@ pub struct Typed {
     /// What is logged: error, warn, info, debug or trace, or a filter such as `info,vecmemo::http=debug`
     #[arg(long, env = "VECMEMO_LOG", value_name = "FILTER", help_heading = "Logs")]
     pub log: Option<String>,
+
+    /// How long which entries live: tables `[policies.NAME]`, in the file only
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<String, TypedPolicy>,
+}
+
+/// A policy as it stands in the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedPolicy {
+    /// Patterns of the namespaces it is for
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// Patterns of the tags it is for
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Seconds that entries live; for ever if not given
+    pub ttl: Option<u64>,
+    /// The share of the ttl, 0 to 1, by which an entry may live shorter
+    pub jitter: Option<f64>,
+    /// The last share of an entry's life in which a hit has it computed anew
+    pub refresh_ahead: Option<f64>,
+    /// Whether entries stay when room is needed
+    pub pinned: Option<bool>,
 }
 
 /// When an answered entry is safe.

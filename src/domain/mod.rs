@@ -7,6 +7,7 @@ mod embedding;
 mod key;
 mod model;
 mod namespace;
+mod pattern;
 mod provenance;
 mod tokens;
 
@@ -14,5 +15,6 @@ pub use embedding::{Embedding, UnusableVector};
 pub use key::{ChunkId, ContentHash, Key, ParseKeyError, Scope, TokenKey};
 pub use model::{Device, FingerprintBuilder, ModelCard, ModelVersion, Pooling};
 pub use namespace::{Namespace, NamespaceError};
+pub use pattern::Pattern;
 pub use provenance::Status;
 pub use tokens::{Tokens, Truncation, TruncationDirection};

@@ -11,7 +11,7 @@ use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Version};
 use tokio::time::Instant;
 
-use crate::cache;
+use crate::cache::{self, Cache};
 
 use super::Service;
 use super::errors::Error;
@@ -50,6 +50,19 @@ impl Call {
         Ok(Self { service, started: Instant::now(), limit })
     }
 
+    /// Does blocking work with the cache on a thread for that. Past the deadline the work goes on and its answer is lost.
+    ///
+    /// # Errors
+    /// When the deadline passes first, or the work panics.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Cache) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let cache = self.service.shared.cache.clone();
+        let working = tokio::task::spawn_blocking(move || work(&cache));
+        self.in_time(working).await?.map_err(|_| Error::Panicked)
+    }
+
     /// Waits for something until the request's deadline.
     ///
     /// # Errors
@@ -65,11 +78,37 @@ pub(super) struct Answered {
     pub(super) response: Response,
     pub(super) items: usize,
     pub(super) hits: usize,
+    /// What was changed, for those who want to know afterwards who did.
+    pub(super) audit: Option<Box<Audit>>,
+}
+
+/// A change that somebody asked for: a line in the log. No text's content is in it.
+pub(super) struct Audit {
+    /// What was done.
+    pub(super) action: &'static str,
+    /// To what.
+    pub(super) to: String,
+    /// How many entries were meant.
+    pub(super) matched: usize,
+    /// How many were changed.
+    pub(super) changed: usize,
+}
+
+impl Answered {
+    /// An answer that has vectors or facts of items.
+    pub(super) fn of(response: Response, items: usize, hits: usize) -> Self {
+        Self { response, items, hits, audit: None }
+    }
+
+    /// The same, with a line in the log that says what was changed.
+    pub(super) fn audited(self, audit: Audit) -> Self {
+        Self { audit: Some(Box::new(audit)), ..self }
+    }
 }
 
 impl From<Response> for Answered {
     fn from(response: Response) -> Self {
-        Self { response, items: 0, hits: 0 }
+        Self::of(response, 0, 0)
     }
 }
 
@@ -99,9 +138,12 @@ where
 
     let answered = match outcome {
         Ok(answered) => {
-            let Answered { response, items, hits } = &answered;
+            let Answered { response, items, hits, audit } = &answered;
             let (status, took_us) = (response.status().as_u16(), started.elapsed().as_micros() as u64);
             tracing::debug!(%method, route = route.path(), status, items, hits, took_us, request_id = ?id, "answered");
+            if let Some(audit) = audit {
+                log_change(audit, took_us, &id);
+            }
             answered
         }
         Err(error) => {
@@ -117,6 +159,12 @@ where
     }
     service.shared.metrics.observe(route, response.status(), started.elapsed(), response.body().size_hint().exact());
     response
+}
+
+#[cold]
+fn log_change(audit: &Audit, took_us: u64, id: &HeaderValue) {
+    let Audit { action, to, matched, changed } = audit;
+    tracing::info!(action, to, matched, changed, took_us, request_id = ?id, "changed");
 }
 
 /// What we are to blame for is an error with its cause; what the client is to blame for is a line without the

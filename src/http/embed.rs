@@ -20,7 +20,9 @@ use super::errors::Error;
 use super::numbers;
 use super::pipeline::{self, Embedded, Wanted};
 use super::shape::Shape;
-use super::wire::{CacheUse, Direction, Object, Reuse, RootInputs, Text, Texts, check_tags, namespace, ttl};
+use super::wire::{
+    CacheUse, Direction, Object, Payloads, Reuse, RootInputs, Text, Texts, check_tags, flag, namespace, payload, ttl,
+};
 
 /// The length of the vectors of a binary answer.
 pub(super) const EMBEDDING_DIMS: HeaderName = HeaderName::from_static("x-embedding-dims");
@@ -63,8 +65,14 @@ pub(super) struct EmbedRequest<'a> {
     /// Kept with newly stored entries.
     #[serde(default)]
     tags: Option<Vec<String>>,
-    /// Seconds that newly stored entries live; for ever if not given.
+    /// Seconds that newly stored entries live; as the server's policies say if not given.
     ttl: Option<u64>,
+    /// JSON kept with newly stored entries: one value for all, or a list with one for each input.
+    #[serde(borrow)]
+    #[schema(value_type = Object)]
+    payload: Option<Payloads<'a>>,
+    /// Whether newly stored entries stay when room is needed; as the server's policies say if not given.
+    pinned: Option<bool>,
     /// When a near-duplicate's vector will do.
     #[schema(value_type = Option<Reuse>)]
     reuse: Option<Object<Reuse>>,
@@ -186,20 +194,11 @@ enum Output {
 
 impl Output {
     fn asked(parts: &Parts) -> Result<Self, Error> {
-        if details(parts.uri.query())? {
+        if flag(parts.uri.query(), "details")? {
             accept::json(&parts.headers).map(|()| Self::Detailed)
         } else {
             accept::vectors(&parts.headers).map(Self::Plain)
         }
-    }
-}
-
-fn details(query: Option<&str>) -> Result<bool, Error> {
-    let mut pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
-    match pairs.rfind(|(name, _)| *name == "details") {
-        None | Some((_, "false")) => Ok(false),
-        Some((_, "true")) => Ok(true),
-        Some(_) => Err(Error::BadRequest { name: "details", message: "true or false is needed".to_owned() }),
     }
 }
 
@@ -225,6 +224,8 @@ impl<'a> EmbedRequest<'a> {
                 mode: self.cache.map_or(Mode::Use, Into::into),
                 ttl: ttl(self.ttl)?,
                 tags,
+                payload: payload(self.payload.as_ref(), inputs.len())?,
+                pinned: self.pinned,
                 ..cache::Request::new(inputs)
             },
             shape: Shape {

@@ -1,11 +1,12 @@
-//! `GET /entries/{key}`: one entry's facts, not its text.
+//! `GET` and `DELETE /entries/{key}`: one entry's facts, not its text; and its end.
 
 use axum::extract::Request;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::domain::Key;
 
-use super::call::{Answered, Call};
+use super::call::{Answered, Audit, Call};
 use super::errors::Error;
 use super::pipeline;
 
@@ -34,8 +35,24 @@ pub(super) struct EntryFacts {
     age: u64,
     /// For how many seconds it will be; `null` if for ever.
     ttl: Option<u64>,
+    /// Whether it stays when room is needed.
+    pinned: bool,
+    /// Whether it is to be computed anew when it is next asked for.
+    stale: bool,
+    /// Whose part of the cache it is in; empty for the default one, `null` if the name was lost.
+    namespace: Option<String>,
     /// What it was stored with.
     tags: Vec<String>,
+    /// JSON that it was stored with; `null` if none.
+    #[schema(value_type = Object)]
+    payload: Option<Box<RawValue>>,
+}
+
+/// What became of an entry.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct RemovedEntry {
+    /// `true`: it was there, and is no more.
+    removed: bool,
 }
 
 /// Says what is known of one entry.
@@ -45,15 +62,15 @@ pub(super) struct EntryFacts {
     responses((status = 200, description = "The entry's facts", body = EntryFacts))
 )]
 pub(super) async fn entry(call: Call, request: Request) -> Result<Answered, Error> {
-    let text = request.uri().path().rsplit('/').next().unwrap_or_default();
-    let key: Key = text
-        .parse()
-        .map_err(|error: crate::domain::ParseKeyError| Error::BadRequest { name: "key", message: error.to_string() })?;
-    let cache = &call.service.shared.cache;
-    let Some(entry) = cache.lookup(&[key]).pop().flatten() else {
+    let key = asked_key(&request)?;
+    let found = call.blocking(move |cache| {
+        let entry = cache.lookup(&[key]).pop().flatten()?;
+        Some((entry, cache.tags(&key), cache.payload(&key), cache.namespace_name(entry.namespace)))
+    });
+    let Some((entry, tags, payload, namespace)) = found.await? else {
         return Err(Error::NoEntry { key: key.to_string() });
     };
-    let (card, now) = (cache.card(), super::unix_seconds());
+    let (card, now) = (call.service.shared.cache.card(), super::unix_seconds());
     let facts = EntryFacts {
         key: key.to_string(),
         model: card.name.clone(),
@@ -66,7 +83,35 @@ pub(super) async fn entry(call: Call, request: Request) -> Result<Answered, Erro
         created: u64::from(entry.created),
         age: now.saturating_sub(u64::from(entry.created)),
         ttl: entry.expires.map(|time| u64::from(time).saturating_sub(now)),
-        tags: cache.tags(&key),
+        pinned: entry.pinned,
+        stale: entry.stale,
+        namespace,
+        tags,
+        // A payload of the library's callers may be no JSON: it is not shown then.
+        payload: payload.and_then(|payload| RawValue::from_string(payload).ok()),
     };
     Ok(pipeline::json(&facts).into())
+}
+
+/// Removes one entry.
+#[utoipa::path(
+    delete, path = "/entries/{key}", tag = "cache",
+    params(("key" = String, Path, description = "The key, in hexadecimal")),
+    responses((status = 200, description = "It was there, and is no more", body = RemovedEntry))
+)]
+pub(super) async fn remove(call: Call, request: Request) -> Result<Answered, Error> {
+    let key = asked_key(&request)?;
+    let removed = call.blocking(move |cache| cache.remove(&[key])).await??;
+    if removed == 0 {
+        return Err(Error::NoEntry { key: key.to_string() });
+    }
+    let answered = Answered::from(pipeline::json(&RemovedEntry { removed: true }));
+    Ok(answered.audited(Audit { action: "remove", to: format!("key {key}"), matched: 1, changed: removed }))
+}
+
+/// The key that the address ends in.
+fn asked_key(request: &Request) -> Result<Key, Error> {
+    let text = request.uri().path().rsplit('/').next().unwrap_or_default();
+    text.parse()
+        .map_err(|error: crate::domain::ParseKeyError| Error::BadRequest { name: "key", message: error.to_string() })
 }

@@ -173,6 +173,7 @@ impl Error {
                 Cache::TooLong { .. } => {
                     invalid(StatusCode::UNPROCESSABLE_ENTITY, "context_length_exceeded", Some("inputs"))
                 }
+                Cache::EmptySelector => invalid(unprocessable, "empty_selector", None),
                 Cache::Missing { .. } => invalid(StatusCode::NOT_FOUND, "not_cached", Some("inputs")),
                 Cache::TokenId { .. } => invalid(unprocessable, "unknown_token_id", Some("input")),
                 Cache::Dims { .. } | Cache::Vector(_) => invalid(unprocessable, "invalid_vector", None),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::cache::{Answer, Timings};
+use crate::cache::{Answer, Freshness, Timings};
 use crate::domain::{Device, Status};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -26,7 +26,7 @@ const QUEUE_TIME: HeaderName = HeaderName::from_static("x-queue-time");
 const INFERENCE_TIME: HeaderName = HeaderName::from_static("x-inference-time");
 
 /// Room for all values.
-const VALUES_BYTES: usize = 320;
+const VALUES_BYTES: usize = 352;
 
 /// What the headers say, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,11 +44,13 @@ pub(super) struct Summary {
     pub(super) characters: usize,
     /// Whether the client asked for reuse, which nothing is certified for.
     pub(super) reuse_asked: bool,
+    pub(super) freshness: Freshness,
 }
 
 impl Summary {
     pub(super) fn of(answer: &Answer, characters: usize, reuse_asked: bool) -> Self {
-        let mut summary = Self { items: answer.items.len(), characters, reuse_asked, ..Self::default() };
+        let (items, freshness) = (answer.items.len(), answer.freshness);
+        let mut summary = Self { items, characters, reuse_asked, freshness, ..Self::default() };
         for item in &answer.items {
             let count = match item.status {
                 Status::Hit | Status::TokenHit | Status::Remote => &mut summary.hits,
@@ -112,8 +114,12 @@ struct Values {
 impl Values {
     fn cache_status(&mut self, summary: &Summary) -> Range<usize> {
         let start = self.buffer.len();
-        let all_hit = summary.items == summary.hits;
-        self.text(if all_hit { "vecmemo; hit" } else { "vecmemo; fwd=miss" });
+        let Freshness { ttl, stale, bypassed } = summary.freshness;
+        self.text(match summary {
+            Summary { items, hits, .. } if items == hits => "vecmemo; hit",
+            _ if bypassed => "vecmemo; fwd=bypass",
+            _ => "vecmemo; fwd=miss",
+        });
         for (name, count) in [
             ("; items=", summary.items),
             ("; hits=", summary.hits),
@@ -124,6 +130,14 @@ impl Values {
         ] {
             self.text(name);
             self.number(count as u64);
+        }
+        if let Some(ttl) = ttl {
+            self.text("; ttl=");
+            self.number(u64::from(ttl));
+        }
+        if stale > 0 {
+            self.text("; stale=");
+            self.number(stale as u64);
         }
         if summary.reuse_asked {
             self.text("; reuse=uncertified");
@@ -200,6 +214,23 @@ mod tests {
         assert!(status.starts_with("vecmemo; fwd=miss; items=2; hits=1;") && status.ends_with("; reuse=uncertified"));
         assert_eq!(mixed["x-compute-type"], "mixed");
         assert_eq!(headers(Summary { items: 1, joined: 1, ..Summary::default() })["x-compute-type"], "cpu");
+    }
+
+    #[test]
+    fn cache_status_says_how_long_hits_are_fresh_how_many_are_stale_and_whether_the_cache_was_bypassed() {
+        let status = |freshness: Freshness| {
+            let summary = Summary { items: 1, hits: usize::from(!freshness.bypassed), freshness, ..Summary::default() };
+            headers(summary)["cache-status"].to_str().unwrap().to_owned()
+        };
+        let fresh = Freshness { ttl: Some(60), ..Freshness::default() };
+        assert!(
+            status(fresh).starts_with("vecmemo; hit; items=1;") && status(fresh).ends_with("; truncated=0; ttl=60")
+        );
+        let stale = status(Freshness { ttl: Some(0), stale: 2, ..Freshness::default() });
+        assert!(stale.ends_with("; truncated=0; ttl=0; stale=2"), "{stale}");
+        assert!(status(Freshness { stale: 1, ..Freshness::default() }).ends_with("; truncated=0; stale=1"));
+        let bypassed = status(Freshness { bypassed: true, ..Freshness::default() });
+        assert!(bypassed.starts_with("vecmemo; fwd=bypass; items=1; hits=0;"), "{bypassed}");
     }
 
     #[test]

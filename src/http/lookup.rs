@@ -114,7 +114,7 @@ pub(super) async fn lookup(call: Call, request: Request) -> Result<Answered, Err
         let hits = items.iter().filter(|item| item.cached).count();
         let count = items.len();
         let body = serde_json::to_vec(&LookupAnswer { items }).expect("plain fields are always written to memory");
-        return Ok(Answered { response: pipeline::reply("application/json", body, room), items: count, hits });
+        return Ok(Answered::of(pipeline::reply("application/json", body, room), count, hits));
     }
     let (rows, missing) = shared.cache.rows(&keys);
     let (content_type, body) = encoded(format, &rows, dims);
@@ -125,7 +125,7 @@ pub(super) async fn lookup(call: Call, request: Request) -> Result<Answered, Err
     let indexes: Vec<String> = missing.iter().map(usize::to_string).collect();
     let indexes = HeaderValue::try_from(indexes.join(",")).expect("digits and commas only");
     response.headers_mut().insert(MISSING, indexes);
-    Ok(Answered { response, items: keys.len(), hits: keys.len() - missing.len() })
+    Ok(Answered::of(response, keys.len(), keys.len() - missing.len()))
 }
 
 fn raw_keys(bytes: &[u8]) -> Result<Vec<Key>, Error> {
@@ -155,14 +155,24 @@ fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Vec<Key>, Error> {
         }
         (None, Some(keys)) => {
             keys.check("keys", shared.config.batch_texts_max)?;
-            let parsed = keys.texts.iter().enumerate().map(|(index, key)| {
-                key.parse::<Key>().map_err(|error| Error::invalid(format!("keys[{index}]"), error))
-            });
-            parsed.collect()
+            parsed_keys(keys)
         }
         (None, None) => Err(Error::invalid("body", "inputs or keys is needed")),
         (Some(_), Some(_)) => Err(Error::invalid("keys", "inputs or keys is needed, not both")),
     }
+}
+
+/// Keys out of their hexadecimal digits.
+///
+/// # Errors
+/// When one is none, by its index.
+pub(super) fn parsed_keys(keys: &Texts<'_>) -> Result<Vec<Key>, Error> {
+    let parsed = keys
+        .texts
+        .iter()
+        .enumerate()
+        .map(|(index, key)| key.parse::<Key>().map_err(|error| Error::invalid(format!("keys[{index}]"), error)));
+    parsed.collect()
 }
 
 fn described(call: &Call, keys: &[Key]) -> Vec<LookupItem> {

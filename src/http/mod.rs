@@ -18,6 +18,7 @@ pub mod encode;
 mod entries;
 mod errors;
 mod headers;
+mod invalidate;
 mod limits;
 mod lookup;
 mod memory;
@@ -31,6 +32,7 @@ mod route;
 mod routes;
 mod server;
 mod shape;
+mod switch;
 mod tokenize;
 mod wire;
 

@@ -15,7 +15,7 @@ use super::limits::TokenInputs;
 use super::numbers;
 use super::pipeline::{self, Embedded, Wanted};
 use super::shape::Shape;
-use super::wire::{Object, OpenAiInput, Reuse, Text, check_count, check_tags, namespace, ttl};
+use super::wire::{Object, OpenAiInput, Payloads, Reuse, Text, check_count, check_tags, namespace, payload, ttl};
 
 /// Texts to embed, as OpenAI's clients ask.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -41,8 +41,14 @@ pub(super) struct EmbeddingsRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     namespace: Option<Text<'a>>,
-    /// Seconds that newly stored entries live; for ever if not given.
+    /// Seconds that newly stored entries live; as the server's policies say if not given.
     ttl: Option<u64>,
+    /// JSON kept with newly stored entries: one value for all, or a list with one for each input.
+    #[serde(borrow)]
+    #[schema(value_type = Object)]
+    payload: Option<Payloads<'a>>,
+    /// Whether newly stored entries stay when room is needed; as the server's policies say if not given.
+    pinned: Option<bool>,
     /// When a near-duplicate's vector will do.
     #[schema(value_type = Option<Reuse>)]
     reuse: Option<Object<Reuse>>,
@@ -178,6 +184,8 @@ impl EmbeddingsRequest<'_> {
                 truncate: self.truncate.unwrap_or(shared.config.auto_truncate),
                 ttl: ttl(self.ttl)?,
                 tags,
+                payload: payload(self.payload.as_ref(), inputs.len())?,
+                pinned: self.pinned,
                 ..cache::Request::new(inputs)
             },
             shape: Shape { normalize: None, dimensions: self.dimensions },

@@ -5,13 +5,14 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
+use crate::cache::policy::TTL_SECONDS_MAX;
 use crate::domain::ModelCard;
 
 use super::errors::Dialect;
 use super::limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
 use super::shape::allowed_dims;
-use super::wire::{TAG_CHARS_MAX, TAGS_MAX, TTL_SECONDS_MAX};
-use super::{embed, entries, lookup, openai, operations, tokenize};
+use super::wire::{TAG_CHARS_MAX, TAGS_MAX};
+use super::{embed, entries, invalidate, lookup, openai, operations, switch, tokenize};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +25,10 @@ use super::{embed, entries, lookup, openai, operations, tokenize};
         tokenize::tokenize,
         lookup::lookup,
         entries::entry,
+        entries::remove,
+        invalidate::invalidate,
+        switch::show,
+        switch::set,
         operations::stats,
         operations::info,
         operations::health,
@@ -75,9 +80,14 @@ fn describe_requests(schemas: &mut Value, card: &ModelCard, config: &Config, tex
                 "items": { "type": "string", "minLength": 1, "maxLength": TAG_CHARS_MAX },
             }),
         ),
+        ("payload", json!({ "type": ["object", "string", "number", "boolean", "null"] })),
+        ("tag_glob", json!({ "type": ["string", "null"], "minLength": 1, "maxLength": TAG_CHARS_MAX })),
+        ("older_than", json!({ "type": ["integer", "null"], "minimum": 0, "maximum": TTL_SECONDS_MAX })),
         ("encoding_format", choice(vec![json!("float"), json!("base64")])),
     ];
-    for name in ["EmbedRequest", "Parameters", "EmbeddingsRequest", "TokenizeRequest", "LookupRequest"] {
+    for name in
+        ["EmbedRequest", "Parameters", "EmbeddingsRequest", "TokenizeRequest", "LookupRequest", "InvalidateRequest"]
+    {
         let Some(properties) = schemas[name]["properties"].as_object_mut() else { continue };
         for (field, schema) in &shared {
             if let Some(property) = properties.get_mut(*field) {
@@ -102,6 +112,15 @@ fn describe_requests(schemas: &mut Value, card: &ModelCard, config: &Config, tex
         "type": "array", "minItems": 1, "maxItems": texts_max,
         "items": { "type": "string", "pattern": "^[0-9a-fA-F]{64}$", "minLength": 64, "maxLength": 64 },
     });
+    let invalidate = &mut schemas["InvalidateRequest"];
+    narrow(&mut invalidate["properties"]["inputs"], &texts);
+    narrow(&mut invalidate["properties"]["keys"], &keys);
+    if let Some(invalidate) = invalidate.as_object_mut() {
+        invalidate.remove("required");
+    }
+    let selectors = ["keys", "inputs", "tags", "tag_glob", "namespace", "model", "older_than"];
+    invalidate["anyOf"] = selectors.iter().map(|selector| json!({ "required": [selector] })).collect();
+
     let lookup = &mut schemas["LookupRequest"];
     narrow(&mut lookup["properties"]["inputs"], &texts);
     narrow(&mut lookup["properties"]["keys"], &keys);
@@ -110,6 +129,9 @@ fn describe_requests(schemas: &mut Value, card: &ModelCard, config: &Config, tex
         lookup.remove("required");
     }
     lookup["oneOf"] = json!([{ "required": ["inputs"] }, { "required": ["keys"] }]);
+
+    let any = json!({ "type": ["object", "array", "string", "number", "boolean", "null"] });
+    narrow(&mut schemas["EntryFacts"]["properties"]["payload"], &any);
 
     let mut root = schemas["EmbedRequest"].clone();
     let sentences = json!({
@@ -197,14 +219,16 @@ fn describe_answers(paths: &mut Value) {
             content[name] = binary.clone();
         }
     }
-    paths["/entries/{key}"]["get"]["parameters"][0]["schema"] =
-        json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$", "minLength": 64, "maxLength": 64 });
+    for method in ["get", "delete"] {
+        paths["/entries/{key}"][method]["parameters"][0]["schema"] =
+            json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$", "minLength": 64, "maxLength": 64 });
+    }
 }
 
 /// What each operation answers when it does not do what was asked, by dialect.
 fn describe_failures(paths: &mut Value) {
     const WORK: &[u16] = &[400, 404, 406, 408, 413, 415, 422, 424, 429, 500, 503, 504];
-    const READ: &[u16] = &[400, 404, 500, 503];
+    const READ: &[u16] = &[400, 404, 500, 503, 504];
     let timeout = json!({
         "name": "x-request-timeout", "in": "header", "required": false,
         "description": "Seconds the client is willing to wait",
@@ -218,7 +242,8 @@ fn describe_failures(paths: &mut Value) {
             Dialect::Own => ("application/problem+json", "Problem"),
         };
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
-            for &status in if method == "post" { WORK } else { READ } {
+            let has_body = matches!(method.as_str(), "post" | "put");
+            for &status in if has_body { WORK } else { READ } {
                 let mut content = Map::new();
                 let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
                 content.insert(content_type.to_owned(), json!({ "schema": schema }));
@@ -226,7 +251,7 @@ fn describe_failures(paths: &mut Value) {
                 operation["responses"][status.to_string()] =
                     json!({ "description": reason.unwrap_or_default(), "content": content });
             }
-            if method == "post" {
+            if has_body {
                 match operation["parameters"].as_array_mut() {
                     Some(parameters) => parameters.push(timeout.clone()),
                     None => operation["parameters"] = json!([timeout]),

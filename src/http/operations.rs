@@ -10,16 +10,25 @@ use super::call::{Answered, Call};
 use super::errors::Error;
 use super::pipeline;
 use super::shape::allowed_dims;
+use super::wire::flag;
 
-/// The cache's figures since the start.
+/// The cache's figures since the start, and of the last minute, quarter of an hour and hour.
+///
+/// With `ages=true` also how many entries have which age, for which every record is read.
 #[utoipa::path(
     get, path = "/stats", tag = "operations",
-    responses((status = 200, description = "Entries, bytes, hit rates, memory, queue", body = Object))
+    params(("ages" = Option<bool>, Query, description = "Count entries by age, which reads every record")),
+    responses((status = 200, description = "Entries, bytes, hit rates, evictions, memory, queue", body = Object))
 )]
-pub(super) async fn stats(call: Call, _request: Request) -> Result<Answered, Error> {
+pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Error> {
+    let with_ages = flag(request.uri().query(), "ages")?;
+    let (stats, ages) = call.blocking(move |cache| (cache.stats(), with_ages.then(|| cache.ages()))).await?;
     let shared = &call.service.shared;
-    let mut stats = serde_json::to_value(shared.cache.stats()).expect("the figures have string keys");
+    let mut stats = serde_json::to_value(stats).expect("the figures have string keys");
     if let Some(stats) = stats.as_object_mut() {
+        if let Some(ages) = ages {
+            stats.insert("ages".to_owned(), json!(ages));
+        }
         let http = json!({
             "connections": shared.metrics.connections.get(),
             "requests_in_flight": shared.metrics.in_flight.get(),
@@ -89,7 +98,9 @@ pub(super) async fn ready(call: Call, _request: Request) -> Result<Answered, Err
         // A store that can no longer write costs hits, not answers: it is said, and does not take the service out.
         Ok(()) => {
             let store = call.service.shared.cache.store_trouble();
-            Ok(pipeline::json(&json!({ "status": "ready", "store": store.as_deref().unwrap_or("ok") })).into())
+            let cache = if call.service.shared.cache.is_enabled() { "on" } else { "off" };
+            let store = store.as_deref().unwrap_or("ok");
+            Ok(pipeline::json(&json!({ "status": "ready", "store": store, "cache": cache })).into())
         }
         Err(reason) => Err(Error::NotReady(reason)),
     }

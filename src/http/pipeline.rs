@@ -73,7 +73,7 @@ impl Embedded {
         let total = Duration::from_nanos(call.started.elapsed().as_nanos() as u64);
         let device = call.service.shared.cache.card().device;
         headers::write(response.headers_mut(), &self.summary, &self.answer.timings, total, device);
-        Answered { response, items: self.summary.items, hits: self.summary.hits }
+        Answered::of(response, self.summary.items, self.summary.hits)
     }
 }
 

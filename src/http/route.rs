@@ -12,6 +12,8 @@ pub(super) enum Route {
     Tokenize,
     Lookup,
     Entries,
+    Invalidate,
+    Switch,
     Stats,
     Info,
     Health,
@@ -24,7 +26,7 @@ pub(super) enum Route {
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Embed,
         Self::Root,
         Self::Embeddings,
@@ -32,6 +34,8 @@ impl Route {
         Self::Tokenize,
         Self::Lookup,
         Self::Entries,
+        Self::Invalidate,
+        Self::Switch,
         Self::Stats,
         Self::Info,
         Self::Health,
@@ -51,6 +55,8 @@ impl Route {
             Self::Tokenize => "/tokenize",
             Self::Lookup => "/lookup",
             Self::Entries => "/entries/{key}",
+            Self::Invalidate => "/invalidate",
+            Self::Switch => "/admin/cache",
             Self::Stats => "/stats",
             Self::Info => "/info",
             Self::Health => "/health",
@@ -63,7 +69,7 @@ impl Route {
 
     /// Whether it is refused once the service is told to stop.
     pub(super) fn is_work(self) -> bool {
-        matches!(self, Self::Embed | Self::Root | Self::Embeddings | Self::Tokenize | Self::Lookup)
+        matches!(self, Self::Embed | Self::Root | Self::Embeddings | Self::Tokenize | Self::Lookup | Self::Invalidate)
     }
 }
 
@@ -76,6 +82,8 @@ impl Route {
             Self::Unknown if path == "/v1" || path.starts_with("/v1/") => Dialect::OpenAi,
             Self::Lookup
             | Self::Entries
+            | Self::Invalidate
+            | Self::Switch
             | Self::Stats
             | Self::Ready
             | Self::Metrics

@@ -11,7 +11,7 @@ use axum::routing::{get, post};
 use super::call::{self, Answered, Call};
 use super::errors::Error;
 use super::route::Route;
-use super::{Service, embed, entries, lookup, openai, operations, tokenize};
+use super::{Service, embed, entries, invalidate, lookup, openai, operations, switch, tokenize};
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
 pub fn router(service: Service) -> Router {
@@ -24,7 +24,12 @@ pub fn router(service: Service) -> Router {
         .route("/v1/models", get(handler(Route::Models, openai::models)))
         .route("/tokenize", post(handler(Route::Tokenize, tokenize::tokenize)))
         .route("/lookup", post(handler(Route::Lookup, lookup::lookup)))
-        .route("/entries/{key}", get(handler(Route::Entries, entries::entry)))
+        .route(
+            "/entries/{key}",
+            get(handler(Route::Entries, entries::entry)).delete(handler(Route::Entries, entries::remove)),
+        )
+        .route("/invalidate", post(handler(Route::Invalidate, invalidate::invalidate)))
+        .route("/admin/cache", get(handler(Route::Switch, switch::show)).put(handler(Route::Switch, switch::set)))
         .route("/stats", get(handler(Route::Stats, operations::stats)))
         .route("/info", get(handler(Route::Info, operations::info)))
         .route("/health", get(handler(Route::Health, operations::health)))

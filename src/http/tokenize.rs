@@ -88,7 +88,7 @@ pub(super) async fn tokenize(call: Call, request: Request) -> Result<Answered, E
         split.map(|tokens| serde_json::to_vec(&tokens).expect("plain fields are always written to memory"))
     });
     let body = call.in_time(splitting).await?.map_err(|_| Error::Panicked)??;
-    Ok(Answered { response: pipeline::reply("application/json", body, room), items, hits: 0 })
+    Ok(Answered::of(pipeline::reply("application/json", body, room), items, 0))
 }
 
 impl From<Token> for TokenObject {

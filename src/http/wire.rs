@@ -8,9 +8,12 @@ use std::time::Duration;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
-use crate::cache::Mode;
+use crate::cache::policy::TTL_SECONDS_MAX;
+use crate::cache::{Mode, Payload};
 use crate::domain::{Namespace, TruncationDirection};
+use crate::store::PAYLOAD_BYTES_MAX;
 
 use super::errors::Error;
 use super::limits::BATCH_TEXTS_CEILING;
@@ -390,8 +393,70 @@ pub(super) const TAGS_MAX: usize = 64;
 /// The longest tag.
 pub(super) const TAG_CHARS_MAX: usize = 256;
 
-/// The longest time to live: fifty years.
-pub(super) const TTL_SECONDS_MAX: u64 = 1_576_800_000;
+/// What is to be kept with entries: JSON as it was sent, one value for all inputs or one for each.
+#[derive(Debug)]
+pub(super) enum Payloads<'a> {
+    Same(&'a str),
+    Each(Vec<Option<String>>),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Payloads<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        if !text.starts_with('[') {
+            return Ok(Self::Same(text));
+        }
+        let each: Vec<Option<&RawValue>> = serde_json::from_str(text).map_err(D::Error::custom)?;
+        Ok(Self::Each(each.into_iter().map(|payload| payload.map(|payload| payload.get().to_owned())).collect()))
+    }
+}
+
+/// Checks payloads.
+///
+/// # Errors
+/// When one is too long or nested too deeply, or a list is not as long as the inputs are.
+pub(super) fn payload<'a>(payloads: Option<&'a Payloads<'a>>, inputs: usize) -> Result<Payload<'a>, Error> {
+    let check = |field: &dyn Fn() -> String, payload: &str| {
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            let message = format!("a payload has at most {PAYLOAD_BYTES_MAX} bytes of JSON, not {}", payload.len());
+            return Err(Error::invalid(field(), message));
+        }
+        // What is read back has to be readable for others: their parsers have bounds, too.
+        serde_json::from_str::<serde_json::Value>(payload).map(drop).map_err(|error| Error::invalid(field(), error))
+    };
+    match payloads {
+        None => Ok(Payload::None),
+        Some(Payloads::Same(payload)) => {
+            check(&|| "payload".to_owned(), payload)?;
+            Ok(Payload::Same(payload))
+        }
+        Some(Payloads::Each(payloads)) => {
+            if payloads.len() != inputs {
+                let message = format!("a list of payloads has one for each input: {inputs}, not {}", payloads.len());
+                return Err(Error::invalid("payload", message));
+            }
+            for (index, payload) in payloads.iter().enumerate() {
+                if let Some(payload) = payload {
+                    check(&|| format!("payload[{index}]"), payload)?;
+                }
+            }
+            Ok(Payload::Each(payloads))
+        }
+    }
+}
+
+/// A yes or no of an address's query; no if it is not there.
+///
+/// # Errors
+/// When it is something else.
+pub(super) fn flag(query: Option<&str>, name: &'static str) -> Result<bool, Error> {
+    let mut pairs = query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "true")));
+    match pairs.rfind(|(found, _)| *found == name) {
+        None | Some((_, "false")) => Ok(false),
+        Some((_, "true")) => Ok(true),
+        Some(_) => Err(Error::BadRequest { name, message: "true or false is needed".to_owned() }),
+    }
+}
 
 /// Checks a request's namespace; the default one if there is none.
 ///
@@ -454,6 +519,24 @@ mod tests {
         let body = format!("[{}[1]]", "[],".repeat(BATCH_TEXTS_CEILING));
         let Ok(OpenAiInput::Tokens { sequences, count }) = serde_json::from_str(&body) else { panic!() };
         assert_eq!((sequences.len(), count), (BATCH_TEXTS_CEILING, BATCH_TEXTS_CEILING + 1));
+    }
+
+    #[test]
+    fn a_payload_is_kept_as_it_was_sent_and_a_list_has_one_for_each_input() {
+        let parse = |json| serde_json::from_str::<Payloads<'_>>(json);
+        let whole = parse(r#"{"n": 12345678901234567890123, "a":1.50}"#).unwrap();
+        let kept = payload(Some(&whole), 3).unwrap();
+        assert_eq!((kept.of(0), kept.of(2)), (kept.of(1), Some(r#"{"n": 12345678901234567890123, "a":1.50}"#)));
+        let list = parse(r#"[1, null, [2]]"#).unwrap();
+        let kept = payload(Some(&list), 3).unwrap();
+        assert_eq!([kept.of(0), kept.of(1), kept.of(2), kept.of(3)], [Some("1"), None, Some("[2]"), None]);
+        assert!(payload(Some(&list), 2).unwrap_err().to_string().contains("one for each input: 2, not 3"));
+        let long = format!("[1, \"{}\"]", "x".repeat(PAYLOAD_BYTES_MAX - 1));
+        let error = payload(Some(&parse(&long).unwrap()), 2).unwrap_err().to_string();
+        assert!(error.starts_with("payload[1]: ") && error.contains("at most 4096 bytes"), "{error}");
+        let deep = format!("{}1{}", "{\"a\":".repeat(200), "}".repeat(200));
+        assert!(payload(Some(&parse(&deep).unwrap()), 1).unwrap_err().to_string().starts_with("payload: recursion"));
+        assert_eq!(payload(None, 3).unwrap().of(0), None);
     }
 
     #[test]

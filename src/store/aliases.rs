@@ -1,18 +1,18 @@
 //! Token keys: which stored key a sequence of token ids has. Written behind the answer, in group commits.
 //!
 //! What is not yet on disk is found in memory, so nothing is missed while it waits. The waiting room is bounded: a
-//! writer that finds it full waits for the next commit. If redb fails, the failure is latched: aliases are then no
-//! longer kept, the store says that it is degraded, and texts are found by their own keys as ever.
+//! writer that finds it full waits for the next commit. While redb fails (a full disk, say), aliases are not kept, the store
+//! says that it is degraded, and texts are found by their own keys as ever; it is tried again every second.
 //!
 //! The table is bounded too: past its limit, aliases of entries that are gone are dropped.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redb::{ReadableDatabase, ReadableTableMetadata, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::StoreError;
@@ -21,6 +21,8 @@ use crate::domain::{Key, TokenKey};
 
 /// The most token keys that wait to be written.
 const PENDING_MAX: usize = 65_536;
+/// How long after a failure it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// How long they gather before a commit.
 const GATHER: Duration = Duration::from_millis(100);
 
@@ -47,18 +49,19 @@ struct Shared {
     work: Condvar,
     /// A commit has ended.
     committed: Condvar,
-    failure: OnceLock<String>,
 }
 
 #[derive(Default)]
 struct State {
     pending: HashMap<TokenKey, Key>,
     committing: Arc<HashMap<TokenKey, Key>>,
-    /// Keys whose tags shall go.
-    untagged: HashSet<Key>,
+    /// Keys whose tags and payloads shall go.
+    detached: HashSet<Key>,
     /// How much was ever taken, and how much of that is on disk.
     taken: u64,
     written: u64,
+    /// Why nothing can be written at present.
+    failure: Option<String>,
     /// How many wait for what they have given to be written.
     hurried: usize,
     stopped: bool,
@@ -69,8 +72,21 @@ impl State {
         self.written == self.taken
     }
 
+    /// Gives up what waits: it can't be written.
+    fn fail(&mut self, side: &Side, error: &redb::Error) {
+        let path = side.path.display();
+        if self.failure.is_none() {
+            tracing::error!(%path, %error, "the side store failed: token keys are not kept");
+        }
+        self.failure = Some(format!("the side store {path} failed: {error}"));
+        self.pending.clear();
+        self.committing = Arc::default();
+        self.detached.clear();
+        self.written = self.taken;
+    }
+
     fn is_urgent(&self) -> bool {
-        self.stopped || self.hurried > 0 || self.pending.len() + self.untagged.len() >= PENDING_MAX / 2
+        self.stopped || self.hurried > 0 || self.pending.len() + self.detached.len() >= PENDING_MAX / 2
     }
 }
 
@@ -85,7 +101,6 @@ impl Aliases {
             state: Mutex::default(),
             work: Condvar::new(),
             committed: Condvar::new(),
-            failure: OnceLock::new(),
         });
         let worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -99,10 +114,10 @@ impl Aliases {
     pub(super) fn add(&self, aliases: impl IntoIterator<Item = (TokenKey, Key)>) {
         let mut state = self.shared.lock();
         for (token_key, key) in aliases {
-            while state.pending.len() >= PENDING_MAX && self.shared.failure.get().is_none() {
+            while state.pending.len() >= PENDING_MAX && state.failure.is_none() {
                 state = self.shared.committed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            if self.shared.failure.get().is_some() {
+            if state.failure.is_some() {
                 return;
             }
             state.pending.insert(token_key, key);
@@ -111,22 +126,26 @@ impl Aliases {
         self.shared.work.notify_one();
     }
 
-    /// Takes keys whose tags shall be removed from the side store.
-    pub(super) fn remove_tags(&self, keys: Vec<Key>) {
-        if !keys.is_empty() && self.shared.failure.get().is_none() {
-            let mut state = self.shared.lock();
+    /// Takes keys whose tags and payloads shall be removed from the side store.
+    pub(super) fn detach(&self, keys: Vec<Key>) {
+        if keys.is_empty() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        // What can't be removed now stays: nobody believes it, for no record speaks of it.
+        if state.failure.is_none() {
             state.taken += 1;
-            state.untagged.extend(keys);
+            state.detached.extend(keys);
             self.shared.work.notify_one();
         }
     }
 
-    /// Keeps the tags of keys that have come back. To be called inside a write transaction: then the thread either has
+    /// Keeps the tags and payloads of keys that have come back. To be called inside a write transaction: then the thread either has
     /// removed them already or will not.
-    pub(super) fn keep_tags(&self, keys: impl IntoIterator<Item = Key>) {
+    pub(super) fn keep_attached(&self, keys: impl IntoIterator<Item = Key>) {
         let mut state = self.shared.lock();
         keys.into_iter().for_each(|key| {
-            state.untagged.remove(&key);
+            state.detached.remove(&key);
         });
     }
 
@@ -150,10 +169,18 @@ impl Aliases {
         state.hurried += 1;
         let wanted = state.taken;
         self.shared.work.notify_one();
-        while self.shared.failure.get().is_none() && state.written < wanted {
+        while state.failure.is_none() && state.written < wanted {
             state = self.shared.committed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.hurried -= 1;
+    }
+
+    /// Bytes of memory for what waits: each line of a map with the room that maps leave.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let state = self.shared.lock();
+        let lines = state.pending.capacity() + state.committing.capacity();
+        let keys = state.detached.capacity();
+        ((lines * size_of::<(TokenKey, Key)>() + keys * size_of::<Key>()) * 8 / 7) as u64
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -161,9 +188,9 @@ impl Aliases {
         state.pending.len() + state.committing.len()
     }
 
-    /// Why token keys are no longer written.
+    /// Why token keys are not written at present.
     pub(super) fn failure(&self) -> Option<String> {
-        self.shared.failure.get().cloned()
+        self.shared.lock().failure.clone()
     }
 }
 
@@ -172,7 +199,7 @@ impl Drop for Aliases {
         self.shared.lock().stopped = true;
         self.shared.work.notify_all();
         if let Some(thread) = self.thread.take() {
-            // The thread catches its own panics and latches them.
+            // The thread catches redb's panics, and has none of its own to tell of.
             let _ = thread.join();
         }
     }
@@ -185,49 +212,54 @@ impl Shared {
     }
 
     fn run(&self) {
-        let result = catch_unwind(AssertUnwindSafe(|| self.work()))
-            .unwrap_or_else(|_| Err(redb::Error::Corrupted("the thread that writes it panicked".to_owned())));
-        if let Err(error) = result {
-            tracing::error!(path = %self.side.path.display(), %error, "the side store failed: token keys are no longer kept");
-            let reason = format!("the side store {} failed: {error}", self.side.path.display());
-            // Only this thread sets it, and it ends here.
-            let _ = self.failure.set(reason);
-            // `hurried` stays: those who are counted there take themselves out.
+        loop {
             let mut state = self.lock();
-            state.pending.clear();
-            state.committing = Arc::default();
-            state.untagged.clear();
+            if state.stopped && (state.failure.is_some() || state.is_settled()) {
+                return;
+            }
+            if state.failure.is_some() {
+                let waited = self.work.wait_timeout_while(state, RETRY, |state| !state.stopped);
+                if waited.unwrap_or_else(PoisonError::into_inner).0.stopped {
+                    return;
+                }
+            } else if state.is_settled() {
+                drop(self.work.wait(state).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            } else {
+                let waited = self.work.wait_timeout_while(state, GATHER, |state| !state.is_urgent());
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
+            }
+            // redb may panic on pages that it did not write.
+            let result = catch_unwind(AssertUnwindSafe(|| self.commit()))
+                .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked while writing it".to_owned())));
+            state = self.lock();
+            match result {
+                Ok(()) if state.failure.take().is_some() => {
+                    tracing::info!(path = %self.side.path.display(), "the side store can be written again");
+                }
+                Ok(()) => {}
+                Err(error) => state.fail(&self.side, &error),
+            }
             drop(state);
             self.committed.notify_all();
         }
     }
 
-    fn work(&self) -> Result<(), redb::Error> {
-        loop {
-            let mut state = self.lock();
-            while state.is_settled() {
-                if state.stopped {
-                    return Ok(());
-                }
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            drop(
-                self.work
-                    .wait_timeout_while(state, GATHER, |state| !state.is_urgent())
-                    .unwrap_or_else(PoisonError::into_inner),
-            );
-            self.commit()?;
-            self.committed.notify_all();
-        }
+    fn commit(&self) -> Result<(), redb::Error> {
+        let covers = self.side.write(|transaction| self.write(transaction))?;
+        let mut state = self.lock();
+        state.committing = Arc::default();
+        state.written = covers;
+        Ok(())
     }
 
-    fn commit(&self) -> Result<(), redb::Error> {
+    /// Writes what waits. Answers with the number of the last that was taken.
+    fn write(&self, transaction: &WriteTransaction) -> Result<u64, redb::Error> {
         // The transaction first, the batch second: whoever holds a transaction can still take keys out of the batch.
-        let transaction = self.side.database.begin_write()?;
-        let (batch, untagged, covers) = {
+        let (batch, detached, covers) = {
             let mut state = self.lock();
             state.committing = Arc::new(std::mem::take(&mut state.pending));
-            (Arc::clone(&state.committing), std::mem::take(&mut state.untagged), state.taken)
+            (Arc::clone(&state.committing), std::mem::take(&mut state.detached), state.taken)
         };
         {
             let mut table = transaction.open_table(self.definition())?;
@@ -247,18 +279,18 @@ impl Shared {
                 })?;
             }
         }
-        if !untagged.is_empty() {
-            self.side.remove_tags(&transaction, &Vec::from_iter(untagged))?;
+        if !detached.is_empty() {
+            self.side.detach(transaction, &Vec::from_iter(detached))?;
         }
-        transaction.commit()?;
-        let mut state = self.lock();
-        state.committing = Arc::default();
-        state.written = covers;
-        Ok(())
+        Ok(covers)
     }
 
     fn read(&self, token_key: &TokenKey) -> Result<Option<Key>, redb::Error> {
-        let transaction = self.side.database.begin_read()?;
+        self.side.with(|database| self.read_from(database, token_key))
+    }
+
+    fn read_from(&self, database: &Database, token_key: &TokenKey) -> Result<Option<Key>, redb::Error> {
+        let transaction = database.begin_read()?;
         let table = match transaction.open_table(self.definition()) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
             table => table?,

@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use half::f16;
 
-use crate::domain::{Key, Namespace, TokenKey};
+use super::error::StoreError;
+use super::eviction::Eviction;
+use super::layout::Slot;
+use super::record::RECORD_BYTES;
+use super::side;
+use super::space::Space;
+use crate::domain::{Key, Namespace, Pattern, TokenKey};
 
 /// What a write that has returned survives. A wrong vector is never served, whatever is chosen here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,20 +25,89 @@ pub enum Durability {
     Always,
 }
 
-/// How a store is kept.
+/// How a store is kept. The tightest of its three bounds holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The most entries held; beyond, the least used make room. The file is that large at once, but sparse.
     pub capacity_entries: u64,
+    /// The most bytes of disk for everything in the folder that is this model's, side store included.
+    pub disk_bytes_max: Option<u64>,
+    /// The most bytes of memory for what the store keeps beside the map.
+    pub memory_bytes_max: Option<u64>,
     /// What a write survives.
     pub durability: Durability,
+    /// What is done in the background.
+    pub upkeep: Upkeep,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { capacity_entries: 1 << 20, durability: Durability::default() }
+        Self {
+            capacity_entries: 1 << 20,
+            disk_bytes_max: None,
+            memory_bytes_max: None,
+            durability: Durability::default(),
+            upkeep: Upkeep::default(),
+        }
     }
 }
+
+/// Bytes of disk that an entry costs beside its record and row: its token key in the side store, whose pages are half
+/// empty and are kept twice while they change, and its place in the table that a clean close leaves.
+const SIDE_BYTES_AN_ENTRY: u64 = 400;
+/// Bytes of disk for headers, alignment and an empty side store.
+const FIXED_DISK_BYTES: u64 = 8 << 20;
+/// Bytes of memory that do not depend on the capacity: the side store's cache, token keys on their way, buffers.
+const FIXED_MEMORY_BYTES: u64 = side::CACHE_BYTES as u64 + (12 << 20);
+
+/// The most token keys kept: more than there can be entries, so that dropping those of entries that are gone frees many
+/// at a time.
+pub(super) fn aliases_max(capacity: u64) -> u64 {
+    capacity + capacity / 4 + 1024
+}
+
+impl Config {
+    /// The most entries that all three bounds allow.
+    pub(super) fn capacity_for(&self, dims: usize) -> Result<u64, StoreError> {
+        let by_disk = |bytes: u64| {
+            bytes.saturating_sub(FIXED_DISK_BYTES) / (RECORD_BYTES + 2 * dims as u64 + SIDE_BYTES_AN_ENTRY)
+        };
+        // Beside table, marks and queue, the list of free slots: four bytes each, and as much again while it grows.
+        let entry_bytes = |capacity: Slot| {
+            Space::memory_bytes_for(capacity.into()) + Eviction::memory_bytes_for(capacity) + 8 * u64::from(capacity)
+        };
+        const MANY: Slot = 1 << 20;
+        let by_memory = |bytes: u64| {
+            (bytes.saturating_sub(FIXED_MEMORY_BYTES) as u128 * u128::from(MANY) / u128::from(entry_bytes(MANY))) as u64
+        };
+        let bounds = [
+            ("disk_bytes_max", self.disk_bytes_max, self.disk_bytes_max.map(by_disk)),
+            ("memory_bytes_max", self.memory_bytes_max, self.memory_bytes_max.map(by_memory)),
+        ];
+        let mut capacity = self.capacity_entries;
+        for (name, bytes, entries) in bounds {
+            if let (Some(bytes), Some(entries)) = (bytes, entries) {
+                if entries == 0 {
+                    return Err(StoreError::BoundTooTight { name, bytes });
+                }
+                capacity = capacity.min(entries);
+            }
+        }
+        Ok(capacity)
+    }
+}
+
+/// Work that a thread of the store's own does in the background. By default there is none, and no thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// How often expired entries are swept out; never if zero. An expired entry is not served, swept or not.
+    pub sweep_every: Duration,
+    /// How fast entries' checksums are checked, round and round; not at all if zero.
+    pub scrub_bytes_per_second: u64,
+}
+
+/// The longest payload.
+pub const PAYLOAD_BYTES_MAX: usize = 4096;
 
 /// One embedding to keep.
 #[derive(Clone, Copy, Debug)]
@@ -59,10 +134,18 @@ pub struct NewEntry<'a> {
     pub replace: bool,
     /// Whether the vector was taken over from another entry rather than computed.
     pub copied: bool,
+    /// Never evicted to make room. It expires and can be removed as any other.
+    pub pinned: bool,
+    /// To be computed again shortly before it expires, if it is still asked for.
+    pub refresh_ahead: bool,
+    /// To be computed again when it is next asked for; served until then.
+    pub stale: bool,
+    /// What the caller wants back with it: JSON, at most [`PAYLOAD_BYTES_MAX`] bytes.
+    pub payload: Option<&'a str>,
 }
 
 impl<'a> NewEntry<'a> {
-    /// A vector under a key, without tokens, tags or expiry; it does not replace.
+    /// A vector under a key, without anything else said of it; it does not replace.
     #[must_use]
     pub fn new(key: Key, unit: &'a [f16], norm: f32, namespace: &'a Namespace) -> Self {
         Self {
@@ -77,6 +160,10 @@ impl<'a> NewEntry<'a> {
             tags: &[],
             replace: false,
             copied: false,
+            pinned: false,
+            refresh_ahead: false,
+            stale: false,
+            payload: None,
         }
     }
 }
@@ -96,8 +183,50 @@ pub struct Entry {
     pub expires: Option<u32>,
     /// Whether the vector was taken over from another entry.
     pub copied: bool,
+    /// Whether it is never evicted to make room.
+    pub pinned: bool,
+    /// Whether it is to be computed again shortly before it expires.
+    pub refresh_ahead: bool,
+    /// Whether it is to be computed again when it is next asked for.
+    pub stale: bool,
     /// Its place in the order of writes: later entries have larger numbers.
     pub sequence: u64,
     /// The number of its namespace; 0 is the default namespace.
     pub namespace: u32,
+}
+
+/// Which entries are meant. Only those that would be served match.
+#[derive(Clone, Copy, Debug)]
+pub enum Selector<'a> {
+    /// Every entry.
+    All,
+    /// Those under these keys.
+    Keys(&'a [Key]),
+    /// Those with this tag.
+    Tag(&'a str),
+    /// Those with a tag that matches.
+    TagPattern(&'a Pattern),
+    /// Those of this namespace.
+    Namespace(&'a Namespace),
+    /// Those written before this Unix second.
+    CreatedBefore(u32),
+}
+
+/// Where a scan stands. One that is begun sees each entry that was there then and stays; later ones it does not see.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor {
+    pub(super) next: u32,
+    /// The last sequence number given out when the scan began.
+    pub(super) until: Option<u64>,
+}
+
+/// What a piece of scrubbing found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Entries whose checksums were checked.
+    pub checked: usize,
+    /// Those among them whose checksum was wrong: no longer served, and erased by the next write.
+    pub damaged: usize,
+    /// Whether the last entry of the file was reached; the next piece begins at the first.
+    pub finished: bool,
 }

@@ -38,6 +38,14 @@ pub enum StoreError {
         /// Ours.
         supported: u32,
     },
+    /// A file that does not begin as a space does: damaged, or somebody else's.
+    #[error("{} is not a space that can be read: {reason}", path.display())]
+    NotASpace {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in a few words.
+        reason: &'static str,
+    },
     /// A file under this model's name that holds another model's vectors.
     #[error("{} holds the vectors of model {found}, not of {expected}: move it away, or choose another folder", path.display())]
     OtherModel {
@@ -66,6 +74,14 @@ pub enum StoreError {
         /// The most there can be.
         entries_max: u64,
     },
+    /// A bound in bytes that leaves no room for a single entry.
+    #[error("a {name} of {bytes} bytes leaves no room for entries: raise it, or leave it out")]
+    BoundTooTight {
+        /// Which bound.
+        name: &'static str,
+        /// What it was set to.
+        bytes: u64,
+    },
     /// A vector length that no file can have.
     #[error("vectors of {dims} values are not possible: it must be from 1 to {dims_max}")]
     Dims {
@@ -89,6 +105,24 @@ pub enum StoreError {
     NotFinite {
         /// Which of the entries given.
         index: usize,
+    },
+    /// Everything is pinned.
+    #[error("{} has no room: all of its {pinned} entries are pinned, so none can be evicted", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// How many entries there are.
+        pinned: u64,
+    },
+    /// A payload longer than there may be.
+    #[error("entry {index} has a payload of {bytes} bytes, there may be {bytes_max}")]
+    PayloadTooLong {
+        /// Which of the entries given.
+        index: usize,
+        /// Its length.
+        bytes: usize,
+        /// The most there may be.
+        bytes_max: usize,
     },
     /// A sync failed, now or earlier. What it left unwritten is unknown, so it is not tried again.
     #[error("{} could not be synced ({reason}); entries are no longer durable until a restart", path.display())]
@@ -129,3 +163,9 @@ impl StoreError {
         move |source| Self::Io { operation, path, source }
     }
 }
+
+/// The file was cut short under the map while it was read: what was shown may hold zeros and must be forgotten. Ask again;
+/// the entries that are gone are misses then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store's file was cut short while it was read")]
+pub struct Torn;

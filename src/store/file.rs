@@ -9,10 +9,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytemuck::Zeroable;
 use half::f16;
 
+use super::disk::{self, Disk, Files};
 use super::error::StoreError;
 use super::header::{FORMAT_VERSION, Header, HeaderFault};
 use super::layout::{HEADER_BYTES, Layout, Slot};
@@ -25,6 +27,7 @@ const ENTRIES_AT_ONCE: usize = 1024;
 /// A file as its layout says: whole, and of the wanted capacity.
 pub(super) struct Opened {
     pub(super) file: File,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) path: PathBuf,
     /// What was put aside, for [`super::Info`].
     pub(super) put_aside: Option<String>,
@@ -38,43 +41,51 @@ pub(super) fn short_name(model: &ModelVersion) -> String {
 }
 
 /// Opens or makes the file of a model.
-pub(super) fn open(folder: &Path, model: &ModelVersion, layout: &Layout) -> Result<Opened, StoreError> {
+pub(super) fn open(
+    files: &dyn Files,
+    folder: &Path,
+    model: &ModelVersion,
+    layout: &Layout,
+) -> Result<Opened, StoreError> {
     let path = folder.join(format!("{}.space", short_name(model)));
-    let opened = |file, put_aside, damaged| Opened { file, path: path.clone(), put_aside, damaged };
-    let file = match File::options().read(true).write(true).open(&path) {
-        Ok(file) => file,
+    let opened =
+        |disk::Opened { file, disk }, put_aside, damaged| Opened { file, disk, path: path.clone(), put_aside, damaged };
+    let begin = || begin(files, &path, model, layout);
+    let found = match files.open(&path) {
+        Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(opened(publish(&begin(&path, model, layout)?, &path)?, None, 0));
+            return Ok(opened(publish(files, begin()?, &path)?, None, 0));
         }
         Err(source) => return Err(StoreError::Io { operation: "open", path, source }),
     };
-    let (found, found_model) = match read_header(&file).map_err(StoreError::io("read the header of", &path))? {
+    let (old, found_model) = match read_header(&found.file).map_err(StoreError::io("read the header of", &path))? {
         Ok(found) => found,
         Err(HeaderFault::Newer(found)) => {
             return Err(StoreError::NewerFormat { path, found, supported: FORMAT_VERSION });
         }
         Err(HeaderFault::Damaged(why)) => {
-            let note = put_aside(&path, why)?;
-            return Ok(opened(publish(&begin(&path, model, layout)?, &path)?, Some(note), 0));
+            let note = put_aside(files, &path, why)?;
+            return Ok(opened(publish(files, begin()?, &path)?, Some(note), 0));
         }
     };
     if found_model != *model {
         return Err(StoreError::OtherModel { path, found: found_model, expected: *model });
     }
-    if found.dims != layout.dims {
-        return Err(StoreError::OtherDims { path, found: found.dims, expected: layout.dims });
+    if old.dims != layout.dims {
+        return Err(StoreError::OtherDims { path, found: old.dims, expected: layout.dims });
     }
-    if found.capacity != layout.capacity {
-        let sibling = begin(&path, model, layout)?;
-        let damaged = copy(&file, &found, &path, &sibling, layout)?;
-        return Ok(opened(publish(&sibling, &path)?, None, damaged));
+    if old.capacity != layout.capacity {
+        let sibling = begin()?;
+        let Copied { kept, left, damaged } = copy(&found.file, &old, &path, &sibling, layout)?;
+        tracing::info!(path = %path.display(), kept, left, damaged, "the capacity has changed: entries have moved");
+        return Ok(opened(publish(files, sibling, &path)?, None, damaged));
     }
-    let len = file.metadata().map_err(StoreError::io("examine", &path))?.len();
+    let len = found.file.metadata().map_err(StoreError::io("examine", &path))?.len();
     if len < layout.file_bytes {
         tracing::warn!(path = %path.display(), len, expected = layout.file_bytes, "the file was cut short: entries are lost");
-        file.set_len(layout.file_bytes).map_err(StoreError::io("lengthen", &path))?;
+        files.lengthen(&path, layout.file_bytes).map_err(StoreError::io("lengthen", &path))?;
     }
-    Ok(opened(file, None, 0))
+    Ok(opened(found, None, 0))
 }
 
 fn read_header(file: &File) -> io::Result<Result<(Layout, ModelVersion), HeaderFault>> {
@@ -90,35 +101,28 @@ fn read_header(file: &File) -> io::Result<Result<(Layout, ModelVersion), HeaderF
 
 /// An empty space beside its final place.
 struct Sibling {
-    file: File,
+    disk: Arc<dyn Disk>,
     path: PathBuf,
 }
 
-fn begin(path: &Path, model: &ModelVersion, layout: &Layout) -> Result<Sibling, StoreError> {
+fn begin(files: &dyn Files, path: &Path, model: &ModelVersion, layout: &Layout) -> Result<Sibling, StoreError> {
     let path = path.with_extension("space.new");
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)
-        .map_err(StoreError::io("create", &path))?;
-    file.set_len(layout.file_bytes).map_err(StoreError::io("lengthen", &path))?;
-    file.write_all_at(Header::new(layout, model).as_bytes(), 0)
+    let disk = files.create(&path, layout.file_bytes).map_err(StoreError::io("create", &path))?.disk;
+    disk.write_all_at(Header::new(layout, model).as_bytes(), 0)
         .map_err(StoreError::io("write the header of", &path))?;
-    Ok(Sibling { file, path })
+    Ok(Sibling { disk, path })
 }
 
 /// Syncs a sibling and gives it the final name.
-fn publish(sibling: &Sibling, path: &Path) -> Result<File, StoreError> {
-    sibling.file.sync_all().map_err(StoreError::io("sync", &sibling.path))?;
-    std::fs::rename(&sibling.path, path).map_err(StoreError::io("rename", &sibling.path))?;
-    sync_folder_of(path)?;
-    sibling.file.try_clone().map_err(StoreError::io("open", path))
+fn publish(files: &dyn Files, sibling: Sibling, path: &Path) -> Result<disk::Opened, StoreError> {
+    sibling.disk.sync_data().map_err(StoreError::io("sync", &sibling.path))?;
+    files.rename(&sibling.path, path).map_err(StoreError::io("rename", &sibling.path))?;
+    sync_folder_of(files, path)?;
+    files.open(path).map_err(StoreError::io("open", path))
 }
 
 /// Renames what cannot be used to `<name>.damaged-<n>`, and says so in one line.
-pub(super) fn put_aside(path: &Path, why: &str) -> Result<String, StoreError> {
+pub(super) fn put_aside(files: &dyn Files, path: &Path, why: &str) -> Result<String, StoreError> {
     let name = |n: u32| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".damaged-{n}"));
@@ -126,25 +130,75 @@ pub(super) fn put_aside(path: &Path, why: &str) -> Result<String, StoreError> {
     };
     let aside =
         (1..=u32::MAX).map(name).find(|aside| !aside.exists()).expect("no folder has four thousand million files");
-    std::fs::rename(path, &aside).map_err(StoreError::io("put aside", path))?;
-    sync_folder_of(path)?;
+    files.rename(path, &aside).map_err(StoreError::io("put aside", path))?;
+    sync_folder_of(files, path)?;
     let note = format!("{} was put aside as {}: {why}", path.display(), aside.display());
     tracing::warn!("{note}; an empty one takes its place");
     Ok(note)
 }
 
-fn sync_folder_of(path: &Path) -> Result<(), StoreError> {
+/// Makes the name of a file last.
+pub(super) fn sync_folder_of(files: &dyn Files, path: &Path) -> Result<(), StoreError> {
     let folder = path.parent().expect("a file of the store is in its folder");
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync", folder))
+    files.sync_folder(folder).map_err(StoreError::io("sync", folder))
 }
 
-/// Copies the newest live entries into an empty space of another capacity, sealed as they were. Answers how many were
-/// damaged and stayed behind.
-fn copy(from: &File, old: &Layout, path: &Path, to: &Sibling, new: &Layout) -> Result<usize, StoreError> {
+/// The slots that may hold anything: those in parts of the file that are not holes. All of them where the file system does
+/// not tell.
+pub(super) fn used_slots(file: &File, layout: &Layout) -> Vec<std::ops::Range<Slot>> {
+    let end = layout.record_offset(layout.slots().end);
+    let mut ranges = Vec::new();
+    let mut from = layout.slots_offset;
+    while from < end {
+        let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
+            Ok(data) if data < end => data,
+            // Nothing but a hole from here on.
+            Ok(_) | Err(rustix::io::Errno::NXIO) => break,
+            Err(_) => return vec![layout.slots()],
+        };
+        let hole = match rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data)) {
+            Ok(hole) => hole.min(end),
+            Err(_) => return vec![layout.slots()],
+        };
+        let slot = |offset: u64| ((offset - layout.slots_offset) / RECORD_BYTES) as Slot;
+        ranges.push(slot(data.max(from))..slot(hole.next_multiple_of(RECORD_BYTES).min(end)));
+        from = hole;
+    }
+    ranges
+}
+
+/// Makes a space anew with its live entries side by side at the beginning, and puts it in the old one's place. Nobody may
+/// have the file open.
+pub(super) fn rewrite(files: &dyn Files, path: &Path) -> Result<Copied, StoreError> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    let (layout, model) =
+        read_header(&file).map_err(StoreError::io("read the header of", path))?.map_err(|fault| match fault {
+            HeaderFault::Newer(found) => {
+                StoreError::NewerFormat { path: path.to_owned(), found, supported: FORMAT_VERSION }
+            }
+            HeaderFault::Damaged(reason) => StoreError::NotASpace { path: path.to_owned(), reason },
+        })?;
+    let sibling = begin(files, path, &model, &layout)?;
+    let copied = copy(&file, &layout, path, &sibling, &layout)?;
+    publish(files, sibling, path)?;
+    Ok(copied)
+}
+
+/// What became of the entries of a file that was copied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copied {
+    pub(super) kept: usize,
+    /// For want of room.
+    pub(super) left: usize,
+    /// Left behind as well.
+    pub(super) damaged: usize,
+}
+
+/// Copies the newest live entries into an empty space, sealed as they were.
+fn copy(from: &File, old: &Layout, path: &Path, to: &Sibling, new: &Layout) -> Result<Copied, StoreError> {
     let mut kept = newest_entries(from, old).map_err(StoreError::io("read", path))?;
-    let excess = kept.len().saturating_sub(new.slots().len());
-    kept.drain(..excess);
-    tracing::info!(path = %path.display(), kept = kept.len(), left = excess, "the capacity has changed: entries move");
+    let left = kept.len().saturating_sub(new.slots().len());
+    kept.drain(..left);
 
     let mut damaged = 0;
     let mut next = 0;
@@ -165,15 +219,15 @@ fn copy(from: &File, old: &Layout, path: &Path, to: &Sibling, new: &Layout) -> R
         }
         let count = Slot::try_from(records.len()).expect("a chunk is small");
         let failed = |operation| StoreError::io(operation, &to.path);
-        to.file.write_all_at(bytemuck::cast_slice(&rows), new.row_offset(next)).map_err(failed("write rows to"))?;
-        to.file
+        to.disk.write_all_at(bytemuck::cast_slice(&rows), new.row_offset(next)).map_err(failed("write rows to"))?;
+        to.disk
             .write_all_at(bytemuck::cast_slice(&records), new.record_offset(next))
             .map_err(failed("write records to"))?;
         next += count;
         records.clear();
         rows.clear();
     }
-    Ok(damaged)
+    Ok(Copied { kept: kept.len() - damaged, left, damaged })
 }
 
 /// Sequence and slot of each live entry, oldest first; of two with one key, the newer. Reads no further than the file

@@ -25,6 +25,26 @@ pub struct Info {
     pub evicted: u64,
     /// Expired entries dropped.
     pub expired: u64,
+    /// Entries removed because a caller said so.
+    pub removed: u64,
+    /// Entries replaced by newer ones of their key.
+    pub replaced: u64,
+    /// Entries that are never evicted.
+    pub pinned: u64,
+    /// Bytes of disk for the entries held: records and rows.
+    pub live_bytes: u64,
+    /// Bytes of disk for slots that held entries and are free now; the next entries take them.
+    pub dead_bytes: u64,
+    /// Reads that met a file cut short, and were done again.
+    pub torn_reads: u64,
+    /// How often a part of the file was found cut off or unreadable; what it held is computed again.
+    pub lost_pages: u64,
+    /// Entries whose checksum the scrubber has checked.
+    pub scrubbed: u64,
+    /// How many times the scrubber has been through all of them.
+    pub scrub_passes: u64,
+    /// Whether the store was opened after a clean close, from the table written then.
+    pub opened_clean: bool,
     /// Writes that failed.
     pub write_errors: u64,
     /// Syncs done.
@@ -37,13 +57,48 @@ pub struct Info {
     pub put_aside: Vec<String>,
 }
 
+/// How many entries have which age.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Ages {
+    /// Younger than a minute.
+    pub minute: u64,
+    /// Then younger than an hour.
+    pub hour: u64,
+    /// Then younger than a day.
+    pub day: u64,
+    /// Then younger than a week.
+    pub week: u64,
+    /// Then younger than thirty days.
+    pub month: u64,
+    /// The rest.
+    pub older: u64,
+}
+
+impl Ages {
+    pub(super) fn count(&mut self, age_seconds: u32) {
+        *match age_seconds {
+            0..60 => &mut self.minute,
+            60..3600 => &mut self.hour,
+            3600..86_400 => &mut self.day,
+            86_400..604_800 => &mut self.week,
+            604_800..2_592_000 => &mut self.month,
+            _ => &mut self.older,
+        } += 1;
+    }
+}
+
 /// Events, counted where they happen.
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) quarantined: Counter,
     pub(super) evicted: Counter,
     pub(super) expired: Counter,
+    pub(super) removed: Counter,
+    pub(super) replaced: Counter,
     pub(super) write_errors: Counter,
+    pub(super) torn_reads: Counter,
+    pub(super) scrubbed: Counter,
+    pub(super) scrub_passes: Counter,
 }
 
 /// A number that only grows.

@@ -1,36 +1,54 @@
-//! What is not a row: namespaces' numbers, entries' tags, and which key a sequence of tokens has. In redb, one file
-//! beside the spaces, four tables a model.
+//! What is not a row: namespaces' numbers, entries' tags and payloads, and which key a sequence of tokens has. In redb,
+//! one file beside the spaces, five tables a model.
 //!
-//! Namespaces and tags are on disk before the row that needs them is published. Token keys are written behind
+//! Namespaces, tags and payloads are on disk before the row that needs them is published. Token keys are written behind
 //! ([`super::aliases`]); losing the last of them costs a recomputation. A file that redb cannot open is put aside and
 //! begun anew: entries then have no tags and no aliases, and namespaces get numbers that no entry has.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use redb::{
     Builder, Database, MultimapTableDefinition, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
 
+use super::disk::Files;
 use super::error::StoreError;
 use super::file;
 use super::record::NAMESPACE_MAX;
-use crate::domain::{Key, Namespace};
+use crate::domain::{Key, Namespace, Pattern};
 
 /// redb's own page cache.
-pub(super) const CACHE_BYTES: usize = 32 << 20;
+pub(super) const CACHE_BYTES: usize = 8 << 20;
 
-type Bytes32 = &'static [u8; 32];
+/// How long after a failure the database is opened anew.
+const MEND_AFTER: Duration = Duration::from_secs(1);
+
+pub(super) type Bytes32 = &'static [u8; 32];
 
 /// The side store's tables that are written before an answer.
 pub(super) struct Side {
-    pub(super) database: Database,
+    database: RwLock<Option<Database>>,
+    /// When redb last refused to go on, if it has since it was opened: after one error of the disk it answers no more.
+    broken: Mutex<Option<Instant>>,
+    files: Arc<dyn Files>,
     pub(super) path: PathBuf,
-    /// The model's short name: each model has tables of its own.
-    model: String,
+    /// Whether there was nothing about the model in it before.
+    pub(super) is_new: bool,
+    names: Names,
     namespaces: Mutex<Namespaces>,
+}
+
+/// What an entry has beside its row.
+pub(super) struct Attachment<'a> {
+    pub(super) key: Key,
+    pub(super) tags: &'a [String],
+    pub(super) payload: Option<&'a str>,
+    /// Whether what the key has already stays: it belongs to an entry that is there.
+    pub(super) keep: bool,
 }
 
 struct Namespaces {
@@ -44,18 +62,77 @@ pub(super) fn failed<E: Into<redb::Error>>(operation: &'static str, path: &Path)
     move |source| StoreError::Side { operation, path, source: Box::new(source.into()) }
 }
 
+/// Where a folder's side store is.
+pub(super) fn path_in(folder: &Path) -> PathBuf {
+    folder.join("side.redb")
+}
+
 impl Side {
     /// Opens or makes the side store. Answers with a note if one had to be put aside.
-    pub(super) fn open(folder: &Path, model: &str) -> Result<(Self, Option<String>), StoreError> {
-        let path = folder.join("side.redb");
-        match open_once(&path, model) {
-            Ok(side) => Ok((side, None)),
+    pub(super) fn open(
+        files: &Arc<dyn Files>,
+        folder: &Path,
+        model: &str,
+    ) -> Result<(Self, Option<String>), StoreError> {
+        let path = path_in(folder);
+        let (side, note) = match open_once(files, &path, model) {
+            Ok(side) => (side, None),
             Err(error) if is_damage(&error) => {
-                let note = file::put_aside(&path, &format!("the side store cannot be read ({error})"))?;
-                Ok((open_once(&path, model).map_err(failed("create", &path))?, Some(note)))
+                let note = file::put_aside(&**files, &path, &format!("the side store cannot be read ({error})"))?;
+                (open_once(files, &path, model).map_err(failed("create", &path))?, Some(note))
             }
-            Err(error) => Err(failed("open", &path)(error)),
+            Err(error) => return Err(failed("open", &path)(error)),
+        };
+        // Every time: a file that is there may have been made by a process that ended before it had done this.
+        file::sync_folder_of(&**files, &path)?;
+        Ok((side, note))
+    }
+
+    /// Bytes of memory that redb's pages may take, of a file that occupies so many: what was read or written is kept until
+    /// the cache is full. (redb's own count, `CacheStats::used_bytes`, overflows while others read, in 4.4.) A quarter more for
+    /// the holes beside pages that come and go, which is what glibc's malloc was measured to need (`endurance::memory`).
+    pub(super) fn memory_bytes(occupied: u64) -> u64 {
+        let pages = occupied.min(CACHE_BYTES as u64);
+        pages + pages / 4
+    }
+
+    /// Works with the database. After an error of the disk it is opened anew, some time later: a full disk may have room
+    /// again.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        self.mend();
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let result = database.as_ref().ok_or(redb::Error::DatabaseClosed).and_then(work);
+        if let Err(redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed) = &result {
+            self.lock_broken().get_or_insert_with(Instant::now);
         }
+        result
+    }
+
+    /// Opens a database that is broken anew, if that was not tried just now.
+    fn mend(&self) {
+        if self.lock_broken().is_none_or(|since| since.elapsed() < MEND_AFTER) {
+            return;
+        }
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let mut broken = self.lock_broken();
+        if broken.is_none_or(|since| since.elapsed() < MEND_AFTER) {
+            return;
+        }
+        // The old one has the file locked; it goes first.
+        close(database.take());
+        let open = || self.files.open_database(Builder::new().set_cache_size(CACHE_BYTES), &self.path);
+        match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(Ok(opened)) => {
+                tracing::info!(path = %self.path.display(), "the side store was opened anew");
+                *database = Some(opened);
+                *broken = None;
+            }
+            _ => *broken = Some(Instant::now()),
+        }
+    }
+
+    fn lock_broken(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The largest namespace number in use here.
@@ -84,7 +161,7 @@ impl Side {
         }
         let number = namespaces.last + 1;
         self.commit("add a namespace", |transaction| {
-            transaction.open_table(namespaces_table(&names(&self.model)))?.insert(name, number)?;
+            transaction.open_table(self.names.namespaces())?.insert(name, number)?;
             Ok(())
         })?;
         namespaces.last = number;
@@ -92,22 +169,38 @@ impl Side {
         Ok(number)
     }
 
-    /// Adds tags to keys; they are on disk when this returns. `first` runs inside the transaction, before anything.
-    pub(super) fn add_tags(&self, tags: &[(Key, &[String])], first: impl FnOnce()) -> Result<(), StoreError> {
-        self.commit("add tags", |transaction| {
+    /// Writes what entries have beside their rows; it is on disk when this returns. `first` runs inside the
+    /// transaction, before anything.
+    pub(super) fn attach(&self, attachments: &[Attachment<'_>], first: impl FnOnce()) -> Result<(), StoreError> {
+        self.commit("write tags or payloads", |transaction| {
             first();
-            let names = names(&self.model);
-            let mut by_key = transaction.open_table(tags_table(&names))?;
-            let mut by_tag = transaction.open_multimap_table(tagged_table(&names))?;
-            for (key, tags) in tags {
-                let old = by_key.get(key.as_bytes())?.map(|list| parse_tags(list.value())).unwrap_or_default();
-                let all: BTreeSet<&str> = old.iter().chain(*tags).map(String::as_str).collect();
-                if all.len() > old.len() {
-                    let list = serde_json::to_string(&all).expect("strings are always JSON");
-                    by_key.insert(key.as_bytes(), list.as_str())?;
+            let mut by_key = transaction.open_table(self.names.tags())?;
+            let mut by_tag = transaction.open_multimap_table(self.names.tagged())?;
+            let mut payloads = transaction.open_table(self.names.payloads())?;
+            for attachment in attachments {
+                let key = attachment.key.as_bytes();
+                // Those of an entry that is gone are no longer anybody's, though they may not have been removed yet.
+                let old = by_key.get(key)?.map(|list| parse_tags(list.value())).unwrap_or_default();
+                let kept: &[String] = if attachment.keep { &old } else { &[] };
+                let all: BTreeSet<&str> = kept.iter().chain(attachment.tags).map(String::as_str).collect();
+                for tag in old.iter().filter(|tag| !all.contains(tag.as_str())) {
+                    by_tag.remove(tag.as_str(), key)?;
                 }
-                for tag in *tags {
-                    by_tag.insert(tag.as_str(), key.as_bytes())?;
+                if !all.iter().copied().eq(old.iter().map(String::as_str)) {
+                    let list = serde_json::to_string(&all).expect("strings are always JSON");
+                    by_key.insert(key, list.as_str())?;
+                }
+                for tag in attachment.tags {
+                    by_tag.insert(tag.as_str(), key)?;
+                }
+                match attachment.payload {
+                    Some(payload) => {
+                        payloads.insert(key, payload)?;
+                    }
+                    None if !attachment.keep => {
+                        payloads.remove(key)?;
+                    }
+                    None => {}
                 }
             }
             Ok(())
@@ -116,27 +209,80 @@ impl Side {
 
     /// A key's tags, in order.
     pub(super) fn tags(&self, key: &Key) -> Result<Vec<String>, redb::Error> {
-        let transaction = self.database.begin_read()?;
-        let names = names(&self.model);
-        let table = match transaction.open_table(tags_table(&names)) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            table => table?,
-        };
-        Ok(table.get(key.as_bytes())?.map(|list| parse_tags(list.value())).unwrap_or_default())
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(self.names.tags())?;
+            Ok(table.get(key.as_bytes())?.map(|list| parse_tags(list.value())).unwrap_or_default())
+        })
     }
 
-    /// Takes keys' tags away.
-    pub(super) fn remove_tags(&self, transaction: &WriteTransaction, keys: &[Key]) -> Result<(), redb::Error> {
-        let names = names(&self.model);
-        let mut by_key = transaction.open_table(tags_table(&names))?;
-        let mut by_tag = transaction.open_multimap_table(tagged_table(&names))?;
+    /// A key's payload.
+    pub(super) fn payload(&self, key: &Key) -> Result<Option<String>, redb::Error> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(self.names.payloads())?;
+            Ok(table.get(key.as_bytes())?.map(|payload| payload.value().to_owned()))
+        })
+    }
+
+    /// The keys that a tag was given to. Some of their entries may be gone.
+    pub(super) fn keys_with_tag(&self, tag: &str) -> Result<Vec<Key>, redb::Error> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_multimap_table(self.names.tagged())?;
+            table.get(tag)?.map(|key| Ok(Key::from_bytes(*key?.value()))).collect()
+        })
+    }
+
+    /// The keys that a tag which matches was given to, in no order, each once.
+    pub(super) fn keys_with_tag_like(&self, pattern: &Pattern) -> Result<Vec<Key>, redb::Error> {
+        let prefix = pattern.literal_prefix();
+        let mut found = HashSet::new();
+        self.with(|database| {
+            let table = database.begin_read()?.open_multimap_table(self.names.tagged())?;
+            for item in table.range(prefix..)? {
+                let (tag, keys) = item?;
+                if !tag.value().starts_with(prefix) {
+                    break;
+                }
+                if pattern.matches(tag.value()) {
+                    for key in keys {
+                        found.insert(Key::from_bytes(*key?.value()));
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// Takes away what keys had.
+    pub(super) fn detach(&self, transaction: &WriteTransaction, keys: &[Key]) -> Result<(), redb::Error> {
+        let mut by_key = transaction.open_table(self.names.tags())?;
+        let mut by_tag = transaction.open_multimap_table(self.names.tagged())?;
+        let mut payloads = transaction.open_table(self.names.payloads())?;
         for key in keys {
             let tags = by_key.remove(key.as_bytes())?.map(|list| parse_tags(list.value())).unwrap_or_default();
             for tag in tags {
                 by_tag.remove(tag.as_str(), key.as_bytes())?;
             }
+            payloads.remove(key.as_bytes())?;
         }
         Ok(())
+    }
+
+    /// The name behind a namespace's number.
+    pub(super) fn namespace_name(&self, number: u32) -> Option<String> {
+        if number == 0 {
+            return Some(String::new());
+        }
+        let namespaces = self.lock_namespaces();
+        namespaces.numbers.iter().find(|&(_, &other)| other == number).map(|(name, _)| name.clone())
+    }
+
+    /// The number of a namespace that has had entries.
+    pub(super) fn known_namespace(&self, namespace: &Namespace) -> Option<u32> {
+        match namespace.as_str() {
+            "" => Some(0),
+            name => self.lock_namespaces().numbers.get(name).copied(),
+        }
     }
 
     fn commit(
@@ -144,13 +290,20 @@ impl Side {
         operation: &'static str,
         change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
-        let run = || {
-            let transaction = self.database.begin_write()?;
-            change(&transaction)?;
+        self.write(change).map_err(failed::<redb::Error>(operation, &self.path))
+    }
+
+    /// Changes something; it is on disk when this returns.
+    pub(super) fn write<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            let result = change(&transaction)?;
             transaction.commit()?;
-            Ok(())
-        };
-        run().map_err(failed::<redb::Error>(operation, &self.path))
+            Ok(result)
+        })
     }
 
     fn lock_namespaces(&self) -> std::sync::MutexGuard<'_, Namespaces> {
@@ -159,30 +312,66 @@ impl Side {
     }
 }
 
-fn open_once(path: &Path, model: &str) -> Result<Side, redb::Error> {
+impl Drop for Side {
+    fn drop(&mut self) {
+        close(self.database.get_mut().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// redb may panic on pages that it did not write, also when it ends.
+fn close(database: Option<Database>) {
+    if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+        tracing::warn!(
+            "redb panicked while closing the side store: it is damaged, and repaired or put aside at the next start"
+        );
+    }
+}
+
+/// Gives the unused pages of a side store that nobody has open back to the system.
+pub(super) fn compact(path: &Path) -> Result<(), StoreError> {
+    let run = || -> Result<(), redb::Error> {
+        let mut database = Builder::new().set_cache_size(CACHE_BYTES).open(path)?;
+        // Each round moves what it can; false: there was nothing left to move.
+        while database.compact()? {}
+        Ok(())
+    };
+    run().map_err(failed::<redb::Error>("compact", path))
+}
+
+fn open_once(files: &Arc<dyn Files>, path: &Path, model: &str) -> Result<Side, redb::Error> {
     // redb may panic on bytes that it did not write; nothing of ours is shared with it yet.
     let open = || -> Result<Side, redb::Error> {
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+        let database = files.open_database(Builder::new().set_cache_size(CACHE_BYTES), path)?;
         let mut numbers = HashMap::new();
         let transaction = database.begin_write()?;
-        let names = names(model);
-        for item in transaction.open_table(namespaces_table(&names))?.iter()? {
+        let names = Names::of(model);
+        let is_new = !transaction.list_tables()?.any(|table| redb::TableHandle::name(&table) == names.namespaces);
+        for item in transaction.open_table(names.namespaces())?.iter()? {
             let (name, number) = item?;
             numbers.insert(name.value().to_owned(), number.value().min(NAMESPACE_MAX));
         }
-        transaction.open_table(tags_table(&names))?;
-        transaction.open_multimap_table(tagged_table(&names))?;
+        transaction.open_table(names.tags())?;
+        transaction.open_multimap_table(names.tagged())?;
+        transaction.open_table(names.payloads())?;
         transaction.commit()?;
         let last = numbers.values().copied().max().unwrap_or(0);
         let namespaces = Mutex::new(Namespaces { numbers, last });
-        Ok(Side { database, path: path.to_owned(), model: model.to_owned(), namespaces })
+        Ok(Side {
+            database: RwLock::new(Some(database)),
+            broken: Mutex::default(),
+            files: Arc::clone(files),
+            path: path.to_owned(),
+            is_new,
+            names,
+            namespaces,
+        })
     };
     catch_unwind(AssertUnwindSafe(open))
         .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked while opening it".to_owned())))
 }
 
 /// Whether the file itself is at fault, rather than the disk, the permissions or another process.
-fn is_damage(error: &redb::Error) -> bool {
+pub(super) fn is_damage(error: &redb::Error) -> bool {
     match error {
         redb::Error::Io(error) => {
             matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
@@ -196,33 +385,42 @@ fn is_damage(error: &redb::Error) -> bool {
     }
 }
 
-fn parse_tags(list: &str) -> Vec<String> {
+pub(super) fn parse_tags(list: &str) -> Vec<String> {
     // A list that cannot be read is one that was damaged: the entry has no tags that we know of.
     serde_json::from_str(list).unwrap_or_default()
 }
 
-struct Names {
+/// The tables' names: each model has tables of its own.
+pub(super) struct Names {
     namespaces: String,
     tags: String,
     tagged: String,
+    payloads: String,
 }
 
-fn names(model: &str) -> Names {
-    Names {
-        namespaces: format!("namespaces {model}"),
-        tags: format!("tags {model}"),
-        tagged: format!("tagged {model}"),
+impl Names {
+    pub(super) fn of(model: &str) -> Self {
+        Self {
+            namespaces: format!("namespaces {model}"),
+            tags: format!("tags {model}"),
+            tagged: format!("tagged {model}"),
+            payloads: format!("payloads {model}"),
+        }
     }
-}
 
-fn namespaces_table(names: &Names) -> TableDefinition<'_, &'static str, u32> {
-    TableDefinition::new(&names.namespaces)
-}
+    pub(super) fn namespaces(&self) -> TableDefinition<'_, &'static str, u32> {
+        TableDefinition::new(&self.namespaces)
+    }
 
-fn tags_table(names: &Names) -> TableDefinition<'_, Bytes32, &'static str> {
-    TableDefinition::new(&names.tags)
-}
+    pub(super) fn tags(&self) -> TableDefinition<'_, Bytes32, &'static str> {
+        TableDefinition::new(&self.tags)
+    }
 
-fn tagged_table(names: &Names) -> MultimapTableDefinition<'_, &'static str, Bytes32> {
-    MultimapTableDefinition::new(&names.tagged)
+    fn tagged(&self) -> MultimapTableDefinition<'_, &'static str, Bytes32> {
+        MultimapTableDefinition::new(&self.tagged)
+    }
+
+    pub(super) fn payloads(&self) -> TableDefinition<'_, Bytes32, &'static str> {
+        TableDefinition::new(&self.payloads)
+    }
 }

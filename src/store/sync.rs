@@ -36,7 +36,8 @@ impl Syncer {
         Self {
             disk,
             path: path.to_owned(),
-            progress: Mutex::default(),
+            // What a former session wrote may not be on the medium either.
+            progress: Mutex::new(Progress { written: 1, ..Progress::default() }),
             done: Condvar::new(),
             failure: OnceLock::new(),
             syncs: Counter::default(),

@@ -59,13 +59,17 @@ class Server:
             return False
 
 
+def binary():
+    """The program under test."""
+    return str(Path(os.environ.get("VECMEMO_BIN", ROOT / "target/debug/vecmemo")).resolve())
+
+
 def start(data_dir, log):
     """Starts the server on a free port and waits until it would answer."""
-    binary = Path(os.environ.get("VECMEMO_BIN", ROOT / "target/debug/vecmemo")).resolve()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(binary), "serve", "--listen", f"127.0.0.1:{port}", "--data-dir", str(data_dir), "--model", MODEL]
+    command = [binary(), "serve", "--listen", f"127.0.0.1:{port}", "--data-dir", str(data_dir), "--model", MODEL]
     process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     server = Server(f"http://127.0.0.1:{port}", process, data_dir)
     until = time.monotonic() + READY_WITHIN_S

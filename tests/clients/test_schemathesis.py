@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import requests
+
 SEED = 20240229
 EXAMPLES = 30
 LIMIT_S = 240
@@ -15,5 +17,7 @@ def test_no_server_error_and_no_answer_outside_the_schema(server, tmp_path):
                "--phases", "examples,coverage,fuzzing", "--checks", ",".join(CHECKS), "--max-examples", str(EXAMPLES),
                "--seed", str(SEED), "--no-shrink", "--request-timeout", "30", "--suppress-health-check", "all", "--no-color"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
+    # It may have switched the cache off.
+    requests.put(f"{server.url}/admin/cache", json={"enabled": True}, timeout=10).raise_for_status()
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     assert server.ready()

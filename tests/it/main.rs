@@ -4,7 +4,10 @@
 
 mod architecture;
 mod cache;
+mod endurance;
 mod fidelity;
 mod http;
+mod lifecycle;
 mod program;
 mod support;
+mod tools;

@@ -1,9 +1,9 @@
-//! The program as its users run it: commands, settings, signals, and what survives kill -9.
+//! The program as its users run it: commands, settings, signals. `endurance` has what it survives.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,20 +13,7 @@ use vecmemo::{batch, cache, engine, store};
 
 use crate::support::PATIENCE;
 use crate::support::golden::data;
-
-fn tiny() -> PathBuf {
-    data("models/tiny-mean")
-}
-
-/// The program, without the settings of whoever runs the tests.
-fn vecmemo(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vecmemo"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("VECMEMO_")) {
-        command.env_remove(name);
-    }
-    command.current_dir(folder);
-    command
-}
+use crate::support::server::{Server, tiny, vecmemo};
 
 fn text(output: &[u8]) -> String {
     String::from_utf8(output.to_vec()).unwrap()
@@ -53,60 +40,26 @@ fn until(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// A running server, killed when the test is done with it.
-struct Server {
-    child: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(folder: &Path) -> Self {
-        Self::run(vecmemo(folder))
-    }
-
-    /// Starts a command that ends in the program.
-    fn run(mut command: Command) -> Self {
-        let mut child = command
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data", "--capacity-entries", "65536", "--model"])
-            .arg(tiny())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let ready = lines.find_map(|line| line.unwrap().split_once("curl -s ").map(|(_, rest)| rest.to_owned()));
-        let ready = ready.expect("the server says when it is ready");
-        let url = ready.split("/embed").next().unwrap().to_owned();
-        // Whatever it says later must find a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url }
-    }
-
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
-        let mut response = agent.post(format!("{}{path}", self.url)).send_json(body).unwrap();
-        (response.status().as_u16(), response.body_mut().read_json().unwrap())
-    }
-
-    fn stop(&mut self) -> std::process::ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn every_command_explains_itself() {
     let folder = tempfile::tempdir().unwrap();
     let help = succeed(vecmemo(folder.path()).arg("--help"));
-    for command in ["serve", "warm", "stats", "models", "lookup", "config", "version"] {
+    let commands = [
+        "serve",
+        "warm",
+        "stats",
+        "models",
+        "lookup",
+        "invalidate",
+        "cache",
+        "verify",
+        "export",
+        "import",
+        "compact",
+        "config",
+        "version",
+    ];
+    for command in commands {
         assert!(help.contains(&format!("  {command} ")), "{help}");
         assert!(succeed(vecmemo(folder.path()).args([command, "--help"])).contains("Usage:"));
     }
@@ -149,7 +102,62 @@ fn a_setting_that_makes_no_sense_is_refused_by_name() {
     assert!(refused("capacity_entries = 0").contains("capacity_entries cannot be 0: at least 1"));
     assert!(refused("queue_texts_max = 1").contains("max_client_batch_size"));
     assert!(refused("request_timeout_seconds = -1.0").contains("request_timeout_seconds"));
+    assert!(refused("disk_bytes_max = 0").contains("disk_bytes_max cannot be 0: at least 1, or not set"));
+    assert!(refused("[policies.docs]\ntags = [\"a\"]\nttl = 0").contains("the policy docs: ttl cannot be 0"));
+    assert!(refused("[policies.docs]\ntgas = [\"a\"]").contains("tgas"));
+    assert!(refused("[policies.docs]\nttl = 5").contains("the policy docs: namespaces or tags is needed"));
+    let twice = "[policies.a]\ntags = [\"t\"]\n[policies.b]\ntags = [\"t\"]";
+    assert!(refused(twice).contains("the policy b: tags cannot have \"t\": the policy a has it already"));
     assert!(fail(vecmemo(folder.path()).args(["config", "--config", "absent.toml"])).contains("absent.toml"));
+}
+
+#[test]
+fn policies_are_printed_as_a_file_that_would_set_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = "sweep_seconds = 3\n[policies.docs]\nnamespaces = [\"docs.*\"]\ntags = [\"doc:*\"]\nttl = 60\njitter = 0.1\n\
+                    refresh_ahead = 0.2\npinned = true\n[policies.default]\nttl = 5\n";
+    std::fs::write(folder.path().join("vecmemo.toml"), policies).unwrap();
+    let printed = succeed(vecmemo(folder.path()).arg("config"));
+    for line in ["sweep_seconds = 3", "[policies.docs]", "refresh_ahead = 0.2", "pinned = true", "[policies.default]"] {
+        assert!(printed.lines().any(|found| found == line), "{line} in {printed}");
+    }
+    let again = folder.path().join("again.toml");
+    std::fs::write(&again, &printed).unwrap();
+    let reprinted = succeed(vecmemo(folder.path()).args(["config", "--config", again.to_str().unwrap()]));
+    let tables = |text: &str| text[text.find("[policies").unwrap()..].to_owned();
+    assert_eq!(tables(&reprinted), tables(&printed));
+}
+
+#[test]
+fn entries_are_invalidated_on_a_running_server_and_in_the_folder_and_the_server_can_be_switched() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    server.post("/embed", &json!({ "inputs": ["one", "two"], "tags": ["doc:1"] }));
+    server.post("/embed", &json!({ "inputs": ["three"], "tags": ["doc:2"] }));
+    server.post("/embed", &json!({ "inputs": ["four"] }));
+    let invalidate = |arguments: &[&str]| -> Value {
+        let printed = succeed(vecmemo(folder.path()).arg("invalidate").args(arguments));
+        serde_json::from_str(&printed).unwrap()
+    };
+    let counts = |answer: &Value| (answer["matched"].as_u64().unwrap(), answer["removed"].as_u64().unwrap());
+    let url = ["--url", &server.url];
+    assert_eq!(counts(&invalidate(&[&url[..], &["--all", "--dry-run"]].concat())), (4, 0));
+    assert_eq!(counts(&invalidate(&[&url[..], &["--tag-glob", "doc:*", "--soft"]].concat())), (3, 0));
+    assert_eq!(counts(&invalidate(&[&url[..], &["--tag", "doc:1", "--text", "one"]].concat())), (1, 1));
+    assert!(fail(vecmemo(folder.path()).args(["invalidate", "--url", &server.url])).contains("--tag"));
+
+    let switch = |what: &str| succeed(vecmemo(folder.path()).args(["cache", what, "--url", &server.url]));
+    assert_eq!((switch("status").trim(), switch("off").trim(), switch("status").trim()), ("on", "off", "off"));
+    assert_eq!(server.post("/embed", &json!({ "inputs": "four", "cache": "only" })).0, 404);
+    assert_eq!(switch("on").trim(), "on");
+    assert_eq!(server.post("/embed", &json!({ "inputs": "four", "cache": "only" })).0, 200);
+    assert!(server.stop().success());
+
+    let model = tiny();
+    let local = ["--data-dir", "data", "--capacity-entries", "65536", "--model", model.to_str().unwrap()];
+    assert_eq!(counts(&invalidate(&[&local[..], &["--tag", "doc:1"]].concat())), (1, 1));
+    assert_eq!(counts(&invalidate(&[&local[..], &["--namespace", "", "--text", "four"]].concat())), (1, 1));
+    assert_eq!(counts(&invalidate(&[&local[..], &["--all"]].concat())), (1, 1));
 }
 
 #[test]
@@ -315,44 +323,6 @@ fn a_killed_warm_up_goes_on_where_it_stopped() {
     }
 }
 
-/// Everything a server has answered is there, and the same, after it is killed with -9 under load.
-#[test]
-fn what_a_killed_server_had_answered_is_there_when_it_starts_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let texts = ten_thousand_texts();
-    let mut answered: Vec<(String, Value)> = Vec::new();
-    for round in 0..5 {
-        let server = Server::start(folder.path());
-        for known in answered.chunks(500) {
-            let inputs: Vec<&String> = known.iter().map(|(text, _)| text).collect();
-            let (status, vectors) = server.post("/embed", &json!({ "inputs": inputs, "cache": "only" }));
-            assert_eq!(status, 200, "an answered text is lost: {vectors}");
-            for ((text, expected), vector) in known.iter().zip(vectors.as_array().unwrap()) {
-                assert_eq!(vector, expected, "{text}");
-            }
-        }
-        // A second client keeps writes under way while the first collects answers.
-        let url = server.url.clone();
-        let load: Vec<String> = texts[5000 + round * 900..][..900].to_vec();
-        let noise = std::thread::spawn(move || {
-            for inputs in load.chunks(16) {
-                // The server is killed under it.
-                if ureq::post(format!("{url}/embed")).send_json(json!({ "inputs": inputs })).is_err() {
-                    break;
-                }
-            }
-        });
-        for inputs in texts[round * 200..][..200].chunks(20) {
-            let (status, vectors) = server.post("/embed", &json!({ "inputs": inputs }));
-            assert_eq!(status, 200, "{vectors}");
-            answered.extend(inputs.iter().cloned().zip(vectors.as_array().unwrap().iter().cloned()));
-        }
-        drop(server);
-        noise.join().unwrap();
-    }
-    assert_eq!(answered.len(), 1000);
-}
-
 /// The system lets the file grow no further, as a full disk would: nothing can be stored, and everything is answered.
 #[test]
 fn a_store_that_cannot_write_costs_no_answer_and_is_reported() {
@@ -366,10 +336,8 @@ fn a_store_that_cannot_write_costs_no_answer_and_is_reported() {
     let (first, second) = (server.post("/embed", &inputs), server.post("/embed", &inputs));
     assert_eq!((first.0, second.0), (200, 200));
     assert_eq!(first.1, second.1);
-    let get =
-        |path: &str| ureq::get(format!("{}{path}", server.url)).call().unwrap().body_mut().read_to_string().unwrap();
-    assert!(get("/metrics").contains("vecmemo_items_total{status=\"computed\"} 4"));
-    assert!(get("/ready").contains("writes failed"), "{}", get("/ready"));
+    assert!(server.get("/metrics").contains("vecmemo_items_total{status=\"computed\"} 4"));
+    assert!(server.get("/ready").contains("writes failed"), "{}", server.get("/ready"));
 }
 
 #[test]

@@ -13,16 +13,16 @@ const LINE_BYTES_MAX: u64 = 64 << 20;
 
 /// A text and where it came from.
 #[derive(Debug)]
-pub(super) struct Line {
-    pub(super) text: String,
-    pub(super) place: Place,
+pub(in crate::cli) struct Line {
+    pub(in crate::cli) text: String,
+    pub(in crate::cli) place: Place,
     /// How much of the file it took.
-    pub(super) bytes: u64,
+    pub(in crate::cli) bytes: u64,
 }
 
 /// A line of a file, counted from one.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(in crate::cli) struct Place {
     file: Arc<str>,
     number: u64,
 }
@@ -35,7 +35,7 @@ impl fmt::Display for Place {
 
 /// Why a line is no text.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LineError {
+pub(in crate::cli) enum LineError {
     #[error("{place}: not valid UTF-8")]
     NotUtf8 { place: Place },
     #[error("{place}: longer than {LINE_BYTES_MAX} bytes")]
@@ -50,14 +50,14 @@ pub(super) enum LineError {
 
 impl LineError {
     /// Whether the file itself could not be read, so that its texts are missing for sure.
-    pub(super) fn is_fatal(&self) -> bool {
+    pub(in crate::cli) fn is_fatal(&self) -> bool {
         matches!(self, Self::Read { .. })
     }
 }
 
 /// What a line is.
 #[derive(Clone, Debug)]
-pub(super) enum Format {
+pub(in crate::cli) enum Format {
     /// The text itself. Empty lines are passed over.
     Plain,
     /// A JSON object with the text in a field.
@@ -65,7 +65,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    pub(super) fn jsonl(field: &str) -> Self {
+    pub(in crate::cli) fn jsonl(field: &str) -> Self {
         Self::Jsonl { field: field.to_owned() }
     }
 
@@ -78,7 +78,7 @@ impl Format {
 }
 
 /// Reads file after file, line after line.
-pub(super) struct Reader {
+pub(in crate::cli) struct Reader {
     waiting: std::vec::IntoIter<PathBuf>,
     format: Option<Format>,
     open: Option<Open>,
@@ -93,13 +93,13 @@ struct Open {
 
 impl Reader {
     /// The format is told by each file's ending unless given.
-    pub(super) fn new(files: &[PathBuf], format: Option<Format>) -> Self {
+    pub(in crate::cli) fn new(files: &[PathBuf], format: Option<Format>) -> Self {
         let files = if files.is_empty() { vec![PathBuf::from("-")] } else { files.to_vec() };
         Self { waiting: files.into_iter(), format, open: None }
     }
 
     /// The size of all files together; `None` if one of them has none, as standard input.
-    pub(super) fn total_bytes(files: &[PathBuf]) -> Option<u64> {
+    pub(in crate::cli) fn total_bytes(files: &[PathBuf]) -> Option<u64> {
         let size =
             |path: &PathBuf| std::fs::metadata(path).ok().filter(|found| found.is_file()).map(|found| found.len());
         if files.is_empty() { None } else { files.iter().map(size).sum() }

@@ -3,7 +3,7 @@
 //! It goes down the same path as a request, in this process or through a running server, so a text that is cached costs
 //! a look-up: stopped in the middle, it is simply started again, and what was done is passed over at the speed of hits.
 
-mod lines;
+pub(super) mod lines;
 mod progress;
 mod target;
 

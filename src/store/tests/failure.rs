@@ -40,9 +40,9 @@ impl Disk for Failing {
 fn open_failing(folder: &Path, durability: Durability) -> (Store, Arc<Faults>) {
     let faults = Arc::new(Faults { writes_left: AtomicUsize::new(usize::MAX), ..Faults::default() });
     let shared = Arc::clone(&faults);
-    let config = Config { capacity_entries: 16, durability };
-    let disk = |file| -> Arc<dyn Disk> { Arc::new(Failing { file, faults: shared }) };
-    (Store::open_on(folder, &version("m"), DIMS, &config, disk).unwrap(), faults)
+    let config = Config { capacity_entries: 16, durability, ..Config::default() };
+    let disk = move |file| -> Arc<dyn Disk> { Arc::new(Failing { file, faults: Arc::clone(&shared) }) };
+    (Store::open_on(Arc::new(Below(disk)), folder, &version("m"), DIMS, &config).unwrap(), faults)
 }
 
 #[test]

@@ -2,19 +2,28 @@
 
 mod concurrency;
 mod crash;
+mod cut;
 mod damage;
 mod failure;
+mod keeping;
 mod lifecycle;
 mod model;
+mod power_loss;
+mod simulated_disk;
+mod sizes;
+mod tools;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use half::f16;
 
+use super::disk::{Disk, Opened};
 use super::*;
-use crate::domain::{ContentHash, FingerprintBuilder, Namespace, Scope, Truncation, TruncationDirection};
+use crate::domain::{ContentHash, FingerprintBuilder, Namespace, Pattern, Scope, Truncation, TruncationDirection};
 
 pub(super) const DIMS: usize = 6;
 pub(super) const NOW: u32 = 1_800_000_000;
@@ -43,7 +52,7 @@ pub(super) fn row(n: u32, edition: u32) -> Vec<f16> {
 }
 
 pub(super) fn config(capacity_entries: u64) -> Config {
-    Config { capacity_entries, durability: Durability::Process }
+    Config { capacity_entries, ..Config::default() }
 }
 
 pub(super) fn open(folder: &Path, capacity: u64) -> Store {
@@ -71,9 +80,10 @@ pub(super) fn served(
     let numbers: Vec<u32> = numbers.into_iter().collect();
     let keys: Vec<Key> = numbers.iter().map(|&n| key(n)).collect();
     let mut served = BTreeMap::new();
-    store.get_many(&keys, now, |index, entry, row| {
+    let shown = store.get_many(&keys, now, |index, entry, row| {
         served.insert(numbers[index], (row.to_vec(), entry.norm));
     });
+    shown.unwrap();
     served
 }
 
@@ -96,4 +106,51 @@ pub(super) fn flip(path: &Path, offset: u64, mask: u8) {
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();
     FileExt::write_all_at(&file, &[byte[0] ^ mask], offset).unwrap();
+}
+
+/// The system's files, with another disk below those that are opened.
+pub(super) struct Below<D>(pub(super) D);
+
+impl<D: Fn(File) -> Arc<dyn Disk> + Send + Sync> Files for Below<D> {
+    fn open(&self, path: &Path) -> io::Result<Opened> {
+        let file = System.open(path)?.file;
+        Ok(Opened { disk: (self.0)(file.try_clone()?), file })
+    }
+}
+
+/// A folder in memory where there is one: syncs cost nothing there.
+pub(super) fn quick_folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// Whether to take minutes instead of seconds.
+pub(super) fn long() -> bool {
+    std::env::var_os("VECMEMO_TEST_LONG").is_some_and(|value| value == "1")
+}
+
+/// Numbers by chance, the same for the same seed (xorshift64*, Vigna 2016).
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    /// A number below `end`.
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// Yes, once in so many times.
+    pub(super) fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
 }

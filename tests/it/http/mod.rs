@@ -4,6 +4,7 @@
 
 mod answers;
 mod connections;
+mod lifecycle;
 mod operations;
 mod refusals;
 
@@ -93,6 +94,15 @@ impl Bench {
 
     pub(crate) async fn get(&self, path: &str) -> Got {
         self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Got {
+        self.send(Request::delete(path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &str) -> Got {
+        let request = Request::put(path).header(CONTENT_TYPE, "application/json");
+        self.send(request.body(Body::from(body.to_owned())).unwrap()).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &str) -> Got {

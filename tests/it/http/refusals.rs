@@ -38,7 +38,7 @@ fn troubled(engine: Troubled) -> vecmemo::engine::Model {
 }
 
 #[track_caller]
-fn tei(got: &Got, status: u16, words: &[&str]) {
+pub(super) fn tei(got: &Got, status: u16, words: &[&str]) {
     let body = got.json();
     assert_eq!(got.status.as_u16(), status, "{body}");
     assert_eq!(got.header("content-type"), "application/json");
@@ -48,7 +48,7 @@ fn tei(got: &Got, status: u16, words: &[&str]) {
 }
 
 #[track_caller]
-fn openai(got: &Got, status: u16, words: &[&str]) {
+pub(super) fn openai(got: &Got, status: u16, words: &[&str]) {
     let body = got.json();
     assert_eq!(got.status.as_u16(), status, "{body}");
     let error = body["error"].as_object().unwrap();
@@ -58,7 +58,7 @@ fn openai(got: &Got, status: u16, words: &[&str]) {
 }
 
 #[track_caller]
-fn problem(got: &Got, status: u16, words: &[&str]) {
+pub(super) fn problem(got: &Got, status: u16, words: &[&str]) {
     let body = got.json();
     assert_eq!(got.status.as_u16(), status, "{body}");
     assert_eq!(got.header("content-type"), "application/problem+json");

@@ -1,16 +1,17 @@
 //! What the tests share: a cache around a model that does as it is told, on a temporary folder.
 
 pub mod golden;
+pub mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vecmemo::batch::{self, Embedder};
-use vecmemo::cache::{Answer, Cache, Error, Inputs, Request};
+use vecmemo::cache::{self, Answer, Cache, Error, Inputs, Request};
 use vecmemo::engine::{Engine, EngineError, Model, fake};
-use vecmemo::store::{self, Store};
+use vecmemo::store::{self, Store, StoreError};
 
 pub const DIMS: usize = 16;
 
@@ -71,12 +72,29 @@ impl Rig {
         config: batch::Config,
         behaviour: impl FnMut(&[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> + Send + 'static,
     ) -> Self {
+        Self::kept(folder, config, cache::Config::default(), behaviour)
+    }
+
+    /// As `on`, with policies.
+    pub fn kept(
+        folder: Arc<tempfile::TempDir>,
+        config: batch::Config,
+        kept: cache::Config,
+        behaviour: impl FnMut(&[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> + Send + 'static,
+    ) -> Self {
         let computed = Arc::new(AtomicUsize::new(0));
         let engine = Scripted { behaviour: Box::new(behaviour), computed: Arc::clone(&computed) };
         let model = Model { engine: Box::new(engine), ..fake::model(DIMS) };
         let small = store::Config { capacity_entries: 4096, ..store::Config::default() };
-        let store = Store::open(folder.path(), &model.card.version, DIMS, &small).unwrap();
-        Self { cache: Cache::new(store, Embedder::start(model, config)), folder, computed }
+        let deadline = Instant::now() + PATIENCE;
+        let store = loop {
+            match Store::open(folder.path(), &model.card.version, DIMS, &small) {
+                // A thread that led a call of the cache before may not have ended yet.
+                Err(StoreError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        Self { cache: Cache::with(store, Embedder::start(model, config), kept), folder, computed }
     }
 
     /// A cache whose model waits, before each batch, for a word from the returned gate.

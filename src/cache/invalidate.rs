@@ -1,0 +1,160 @@
+//! Invalidation: entries chosen by what they are, removed or marked stale.
+//!
+//! Several selectors together narrow: an entry has to meet all of them. Of several tags, keys or texts one is enough.
+//! Everything here blocks for as long as the store takes.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::{Error, Shared};
+use crate::domain::{Key, Namespace, Pattern};
+use crate::store::Selector;
+
+/// Keys removed or marked at a time: writes of others get their turn in between.
+const KEYS_AT_ONCE: usize = 4096;
+
+/// Which entries: those that meet all that is given.
+#[derive(Clone, Debug, Default)]
+pub struct Invalidation {
+    /// Under one of these keys.
+    pub keys: Option<Vec<Key>>,
+    /// Of one of these texts, with whatever prompt, in `namespace` (the default one if it is not given).
+    pub texts: Option<Vec<String>>,
+    /// With one of these tags.
+    pub tags: Option<Vec<String>>,
+    /// With a tag that matches this pattern.
+    pub tag_glob: Option<Pattern>,
+    /// In this namespace.
+    pub namespace: Option<Namespace>,
+    /// Stored longer ago than this.
+    pub older_than: Option<Duration>,
+    /// All there are. Nothing given and this `false` is refused.
+    pub all: bool,
+    /// What is done to them.
+    pub mode: InvalidationMode,
+    /// Only count them.
+    pub dry_run: bool,
+}
+
+/// What invalidation does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InvalidationMode {
+    /// Remove.
+    #[default]
+    Hard,
+    /// Mark as stale: served as before, and computed anew when next asked for.
+    Soft,
+}
+
+/// What an invalidation came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalidated {
+    /// Entries that were chosen.
+    pub matched: usize,
+    /// Entries that were removed: none when they are only marked or counted.
+    pub removed: usize,
+    /// Entries that were marked stale.
+    pub marked: usize,
+}
+
+impl Invalidation {
+    /// Whether nothing is said of which entries are meant.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { keys, texts, tags, tag_glob, namespace, older_than, all, mode: _, dry_run: _ } = self;
+        let by_name = keys.is_some() || texts.is_some() || tags.is_some() || tag_glob.is_some();
+        !(by_name || namespace.is_some() || older_than.is_some() || *all)
+    }
+}
+
+/// Chooses and removes or marks. `keys_of_texts` are the keys of the texts that are wanted, if any are.
+pub(super) fn invalidate(
+    shared: &Shared,
+    wanted: &Invalidation,
+    keys_of_texts: Option<&[Key]>,
+) -> Result<Invalidated, Error> {
+    if wanted.is_empty() {
+        return Err(Error::EmptySelector);
+    }
+    let chosen = choose(shared, wanted, keys_of_texts)?;
+    let mut invalidated = Invalidated { matched: chosen.len(), removed: 0, marked: 0 };
+    if wanted.dry_run {
+        return Ok(invalidated);
+    }
+    for keys in chosen.chunks(KEYS_AT_ONCE) {
+        match wanted.mode {
+            InvalidationMode::Hard => invalidated.removed += shared.store.remove_many(keys)?,
+            InvalidationMode::Soft => {
+                invalidated.marked += shared.store.mark_stale(keys, shared.now())?;
+                // What was put off because it was not due yet is due now.
+                shared.claims.release(keys);
+            }
+        }
+    }
+    Ok(invalidated)
+}
+
+/// The keys of all entries that meet everything that is given, each once.
+fn choose(shared: &Shared, wanted: &Invalidation, keys_of_texts: Option<&[Key]>) -> Result<Vec<Key>, Error> {
+    let Invalidation { keys, tags, tag_glob, namespace, older_than, .. } = wanted;
+    let now = shared.now();
+    let created_before = older_than.map(|age| {
+        let seconds = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        now.saturating_sub(seconds)
+    });
+
+    // The narrowest first: what the store has an index for. What is a scan is then a check of what was found.
+    let mut indexed: Vec<Vec<Key>> = Vec::new();
+    for keys in keys.as_deref().into_iter().chain(keys_of_texts) {
+        indexed.push(shared.store.select(&Selector::Keys(keys), now)?);
+    }
+    if let Some(tags) = tags {
+        let mut tagged = Vec::new();
+        for tag in tags {
+            tagged.extend(shared.store.select(&Selector::Tag(tag), now)?);
+        }
+        indexed.push(tagged);
+    }
+    if let Some(glob) = tag_glob {
+        indexed.push(shared.store.select(&Selector::TagPattern(glob), now)?);
+    }
+    let mut indexed = indexed.into_iter();
+    let mut chosen = match (indexed.next(), namespace, created_before) {
+        (Some(first), ..) => first,
+        (None, Some(namespace), _) => shared.store.select(&Selector::Namespace(namespace), now)?,
+        (None, None, Some(time)) => return Ok(shared.store.select(&Selector::CreatedBefore(time), now)?),
+        (None, None, None) => return Ok(shared.store.select(&Selector::All, now)?),
+    };
+    for other in indexed {
+        let other: HashSet<Key> = other.into_iter().collect();
+        chosen.retain(|key| other.contains(key));
+    }
+    let mut seen = HashSet::with_capacity(chosen.len());
+    chosen.retain(|key| seen.insert(*key));
+    drop(seen);
+
+    if created_before.is_none() && namespace.is_none() {
+        return Ok(chosen);
+    }
+    // A name has one number; it is asked for once a number.
+    let mut meant: Vec<(u32, bool)> = Vec::new();
+    let mut is_meant = |number: u32| {
+        let Some(namespace) = namespace else { return true };
+        if let Some((_, meant)) = meant.iter().find(|(known, _)| *known == number) {
+            return *meant;
+        }
+        let answer = shared.store.namespace_name(number).is_some_and(|name| name == namespace.as_str());
+        meant.push((number, answer));
+        answer
+    };
+    let mut kept = Vec::with_capacity(chosen.len());
+    for keys in chosen.chunks(KEYS_AT_ONCE) {
+        for (key, entry) in keys.iter().zip(shared.store.contains_many(keys, now)) {
+            let Some(entry) = entry else { continue };
+            if created_before.is_none_or(|time| entry.created < time) && is_meant(entry.namespace) {
+                kept.push(*key);
+            }
+        }
+    }
+    Ok(kept)
+}
