@@ -13,7 +13,7 @@ const RIGHT: Truncation = Truncation { direction: TruncationDirection::Right, ma
 
 fn model() -> Model {
     let models_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-    engine::open("all-MiniLM-L6-v2", &Sources { models_dir, revision: None })
+    engine::open("all-MiniLM-L6-v2", &Sources { models_dir, revision: None }, &engine::Options::default())
         .expect("scripts/fetch-model has brought the default model")
 }
 

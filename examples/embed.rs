@@ -8,7 +8,7 @@ use vecmemo::{batch, cache, engine, store};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let texts: Vec<_> = std::env::args().skip(1).map(Into::into).collect();
-    let model = engine::open("all-MiniLM-L6-v2", &engine::Sources::default())?;
+    let model = engine::open("all-MiniLM-L6-v2", &engine::Sources::default(), &engine::Options::default())?;
     let config = store::Config::default();
     let store = store::Store::open(Path::new("data"), &model.card.version, model.card.dims, &config)?;
     let cache = cache::Cache::new(store, batch::Embedder::start(model, batch::Config::default()));

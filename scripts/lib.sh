@@ -34,3 +34,14 @@ need_pip() {
     say "installing python3-pip"
     need_command pip3 python3-pip
 }
+
+# Sets stub_libraries to a folder with empty libraries under the names that cudarc has the linker look for. Nothing of them is
+# used: scripts/cuda/rustc has the real ones opened at run time.
+need_stub_libraries() {
+    stub_libraries=$(realpath -m "${CARGO_TARGET_DIR:-target}")/cuda-stubs
+    mkdir -p "$stub_libraries"
+    local name
+    for name in cuda nvrtc curand cublas cublasLt cudart; do
+        [ -e "$stub_libraries/lib$name.a" ] || ar rcs "$stub_libraries/lib$name.a"
+    done
+}

@@ -1,26 +1,33 @@
-//! Between the many who ask and the one who computes: a bounded queue, batches by token budget, and the thread that
-//! owns the engine.
+//! Between the many who ask and the one who computes: a bounded queue with a line for each lane, batches by token budget and
+//! time, and the thread that owns the engine.
+//!
+//! The engine computes one batch at a time, so what a query waits for is the batch before it: batches are short (`pace`), all
+//! of one lane, and chosen one by one (`schedule`).
 //!
 //! Promises: every accepted job ends exactly once (computed, failed, or dropped because nobody waits for it any more);
 //! the queue never grows past its bound; a panic in the engine fails the batch it happened in and nothing else.
 //! Never touches a store and never waits for a client.
 
+mod line;
 mod metrics;
+mod pace;
 mod plan;
 mod queue;
+mod schedule;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 
-use crate::domain::{ModelCard, Tokens, Truncation};
-use crate::engine::{self, Tokenizer};
+use crate::domain::{Lane, ModelCard, Tokens, Truncation};
+use crate::engine::{self, AtOnce, Monitor, Tokenizer};
 
-pub use crate::engine::{EngineError as TokenizeError, Token};
+pub use crate::engine::{EngineError as TokenizeError, Residency, Token};
 pub use plan::plan;
 use queue::Queue;
-pub use queue::{Computed, Job, JobError, QueueState, Recipient, Refusal};
+pub use queue::{Computed, Job, JobError, LaneState, QueueState, Recipient, Refusal, Ticket};
 use worker::Worker;
 
 /// How texts are gathered into batches, and how many may wait.
@@ -30,13 +37,28 @@ pub struct Config {
     pub batch_tokens_max: usize,
     /// The most texts the engine is given at once.
     pub batch_texts_max: usize,
-    /// The most texts that may wait; past it, more are refused.
+    /// How long a batch should take at most, by the rate measured: what a query may have to wait for.
+    pub batch_time_max: Duration,
+    /// The most texts that may wait; past it, more are refused. A part of it is kept for each lane.
     pub queue_texts_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { batch_tokens_max: 4096, batch_texts_max: 256, queue_texts_max: 16_384 }
+        Self {
+            batch_tokens_max: 4096,
+            batch_texts_max: 256,
+            batch_time_max: Duration::from_millis(30),
+            queue_texts_max: 16_384,
+        }
+    }
+}
+
+impl Config {
+    /// The most texts that may wait in a lane, while nobody uses what is kept for the others.
+    #[must_use]
+    pub fn lane_texts_max(&self, lane: Lane) -> usize {
+        queue::lane_texts_max(self.queue_texts_max, lane)
     }
 }
 
@@ -49,6 +71,8 @@ pub struct Embedder {
 struct Shared {
     card: ModelCard,
     tokenizer: Arc<dyn Tokenizer>,
+    monitor: Option<Arc<dyn Monitor>>,
+    residency: Option<Residency>,
     queue: Arc<Queue>,
     worker: Worker,
 }
@@ -57,9 +81,21 @@ impl Embedder {
     /// Takes a model and starts the thread that owns its engine.
     #[must_use]
     pub fn start(model: engine::Model, config: Config) -> Self {
-        let queue = Arc::new(Queue::new(config.queue_texts_max));
+        let (monitor, residency) = (model.engine.monitor(), model.engine.residency());
+        let config = match model.engine.at_once() {
+            Some(AtOnce { texts, tokens }) => Config { batch_texts_max: texts, batch_tokens_max: tokens, ..config },
+            None => config,
+        };
+        let queue = Arc::new(Queue::new(config.clone()));
         let worker = Worker::start(model.engine, Arc::clone(&queue), config);
-        Self { shared: Arc::new(Shared { card: model.card, tokenizer: model.tokenizer, queue, worker }) }
+        let (card, tokenizer) = (model.card, model.tokenizer);
+        Self { shared: Arc::new(Shared { card, tokenizer, monitor, residency, queue, worker }) }
+    }
+
+    /// Whether the model's weights are in memory; `None` for a model whose always are.
+    #[must_use]
+    pub fn residency(&self) -> Option<&Residency> {
+        self.shared.residency.as_ref()
     }
 
     /// The model's facts.
@@ -98,6 +134,14 @@ impl Embedder {
         self.shared.queue.push(jobs)
     }
 
+    /// Moves those of the tickets' jobs that wait behind the lanes that the tickets say: to be called after
+    /// [`Ticket::raise`]. A job that is not queued yet will be queued where its ticket says.
+    pub fn promote(&self, tickets: &[Ticket]) {
+        if !tickets.is_empty() {
+            self.shared.queue.promote(tickets);
+        }
+    }
+
     /// How much waits, and how fast it goes.
     #[must_use]
     pub fn queue(&self) -> QueueState {
@@ -113,6 +157,15 @@ impl Embedder {
     /// Adds this part's metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
         self.shared.queue.metrics().register(registry);
+        if let Some(monitor) = &self.shared.monitor {
+            monitor.register(registry);
+        }
+    }
+
+    /// What is wrong with the engine, if anything is, though it may still compute.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.monitor.as_ref()?.trouble()
     }
 }
 

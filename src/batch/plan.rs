@@ -11,21 +11,28 @@ use std::cmp::Reverse;
 pub fn plan(lengths: &[usize], tokens_max: usize, texts_max: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&index| Reverse(lengths[index]));
+    let mut rest = order.as_slice();
     let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut tokens = 0;
-    for index in order {
-        match batches.last_mut() {
-            Some(batch) if batch.len() < texts_max && tokens + lengths[index] <= tokens_max => {
-                tokens += lengths[index];
-                batch.push(index);
-            }
-            _ => {
-                tokens = lengths[index];
-                batches.push(vec![index]);
-            }
-        }
+    while !rest.is_empty() {
+        let (batch, after) = rest.split_at(cut(rest.iter().map(|&index| lengths[index]), tokens_max, texts_max));
+        batches.push(batch.to_vec());
+        rest = after;
     }
     batches
+}
+
+/// How many of the texts of the given lengths, from the first on, go together: at least one, if there is one.
+pub(super) fn cut(lengths: impl IntoIterator<Item = usize>, tokens_max: usize, texts_max: usize) -> usize {
+    let mut tokens = 0;
+    let mut texts = 0;
+    for length in lengths {
+        if texts > 0 && (texts == texts_max || tokens + length > tokens_max) {
+            break;
+        }
+        tokens += length;
+        texts += 1;
+    }
+    texts
 }
 
 #[cfg(test)]

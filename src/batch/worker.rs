@@ -6,13 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::queue::{Computed, Job, JobError, Queue};
-use super::{Config, plan};
+use super::Config;
+use super::line::Queued;
+use super::queue::{Computed, JobError, Queue};
+use crate::domain::Lane;
 use crate::engine::Engine;
-
-/// How many batches' worth of jobs are taken from the queue at once, to be sorted by length. More would fill batches
-/// better and make the last of them wait longer.
-const WINDOW_BATCHES: usize = 4;
 
 pub(super) struct Worker {
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -38,17 +36,12 @@ impl Worker {
 }
 
 fn run(mut engine: Box<dyn Engine>, queue: &Queue, config: &Config) {
-    while let Some(jobs) = queue.take(config.batch_tokens_max * WINDOW_BATCHES) {
-        let lengths: Vec<usize> = jobs.iter().map(|(_, job)| job.tokens.ids.len()).collect();
-        let mut jobs: Vec<Option<(Instant, Job)>> = jobs.into_iter().map(Some).collect();
-        for batch in plan(&lengths, config.batch_tokens_max, config.batch_texts_max) {
-            let batch = batch.into_iter().filter_map(|index| jobs[index].take()).collect();
-            compute(engine.as_mut(), batch, queue, config);
-        }
+    while let Some((lane, batch)) = queue.take() {
+        compute(engine.as_mut(), lane, batch, queue, config);
     }
 }
 
-fn compute(engine: &mut dyn Engine, batch: Vec<(Instant, Job)>, queue: &Queue, config: &Config) {
+fn compute(engine: &mut dyn Engine, lane: Lane, batch: Vec<Queued>, queue: &Queue, config: &Config) {
     let metrics = queue.metrics();
     let (wanted, left): (Vec<_>, Vec<_>) = batch.into_iter().partition(|(_, job)| job.recipient.wanted());
     metrics.abandoned.inc_by(left.len() as u64);
@@ -61,34 +54,42 @@ fn compute(engine: &mut dyn Engine, batch: Vec<(Instant, Job)>, queue: &Queue, c
     let ids: Vec<&[u32]> = wanted.iter().map(|(_, job)| &*job.tokens.ids).collect();
     let tokens: usize = ids.iter().map(|ids| ids.len()).sum();
     // An engine holds no state between calls that a panic could leave half changed: it is asked again for the next batch.
-    let outcome = catch_unwind(AssertUnwindSafe(|| engine.embed(&ids)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| engine.embed_each(&ids)));
     let inference = started.elapsed();
-    let outcome = match outcome {
-        Ok(Ok(vectors)) if vectors.len() == wanted.len() => Ok(vectors),
-        Ok(Ok(vectors)) => {
-            Err(JobError::Engine(format!("it gave {} vectors for {} texts", vectors.len(), wanted.len())))
+    let outcomes = match outcome {
+        Ok(outcomes) if outcomes.len() == wanted.len() => {
+            outcomes.into_iter().map(|outcome| outcome.map_err(JobError::from)).collect()
         }
-        Ok(Err(error)) => Err(JobError::Engine(error.to_string())),
-        Err(panic) => Err(JobError::Panicked(panic_message(panic.as_ref()))),
+        Ok(mut outcomes) => {
+            let error = match outcomes.pop() {
+                Some(Err(error)) if outcomes.is_empty() => JobError::from(error),
+                last => {
+                    let given = outcomes.len() + usize::from(last.is_some());
+                    JobError::Engine(format!("it gave {given} vectors for {} texts", wanted.len()))
+                }
+            };
+            vec![Err(error); wanted.len()]
+        }
+        Err(panic) => vec![Err(JobError::Panicked(panic_message(panic.as_ref()))); wanted.len()],
     };
-    metrics.observe_batch(wanted.len(), tokens, config.batch_tokens_max, inference.as_secs_f64());
+    metrics.observe_batch(lane, wanted.len(), tokens, config.batch_tokens_max, inference.as_secs_f64());
 
-    match outcome {
-        Ok(vectors) => {
-            queue.observe_rate(tokens, inference);
-            for ((arrived, job), vector) in wanted.into_iter().zip(vectors) {
-                let queued_for = started - arrived;
-                metrics.observe_wait(queued_for.as_secs_f64());
-                job.recipient.finish(Ok(Computed { vector, queued_for, inference }));
-            }
+    let failed = outcomes.iter().filter(|outcome: &&Result<Vec<f32>, JobError>| outcome.is_err()).count();
+    if let Some(error) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+        metrics.failures.inc();
+        tracing::error!(texts = wanted.len(), failed, tokens, %error, "a batch failed");
+    }
+    if failed < wanted.len() {
+        queue.observe_batch(lane, tokens, inference);
+    } else {
+        queue.observe_failure(lane, inference);
+    }
+    for ((arrived, job), outcome) in wanted.into_iter().zip(outcomes) {
+        let queued_for = started - arrived;
+        if outcome.is_ok() {
+            metrics.observe_wait(lane, queued_for.as_secs_f64());
         }
-        Err(error) => {
-            metrics.failures.inc();
-            tracing::error!(texts = wanted.len(), tokens, %error, "a batch failed");
-            for (_, job) in wanted {
-                job.recipient.finish(Err(error.clone()));
-            }
-        }
+        job.recipient.finish(outcome.map(|vector| Computed { vector, queued_for, inference }));
     }
 }
 

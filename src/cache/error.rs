@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::batch::{JobError, Refusal};
-use crate::domain::UnusableVector;
+use crate::domain::{Lane, UnusableVector};
 use crate::store::StoreError;
 
 use super::flight::Failure;
@@ -37,9 +37,11 @@ pub enum Error {
         indexes: Vec<usize>,
     },
     /// Too much waits for the engine already.
-    #[error("the queue is full: {queued} texts wait for the model; try again in {} s", retry_after.as_secs_f64().ceil())]
+    #[error("the queue is full: {queued} texts wait for the model in lane {lane}; try again in {} s", retry_after.as_secs_f64().ceil())]
     QueueFull {
-        /// How many texts wait.
+        /// The request's lane.
+        lane: Lane,
+        /// How many texts wait in it.
         queued: usize,
         /// When there should be room.
         retry_after: Duration,
@@ -52,6 +54,27 @@ pub enum Error {
         /// What the engine said.
         message: String,
     },
+    /// The model refuses a text.
+    #[error("input {index} could not be embedded: {message}")]
+    Rejected {
+        /// Which input.
+        index: usize,
+        /// What the engine said.
+        message: String,
+    },
+    /// The model can do nothing now, but later.
+    #[error("input {index} could not be embedded: {message}")]
+    Busy {
+        /// Which input.
+        index: usize,
+        /// What the engine said.
+        message: String,
+        /// When.
+        retry_after: Duration,
+    },
+    /// The model's tokenizer is not here.
+    #[error("{0}")]
+    TokenizerUnknown(String),
     /// The model's vector for a text cannot be used.
     #[error("input {index} could not be embedded: {source}")]
     Unusable {
@@ -109,10 +132,12 @@ impl Error {
     /// The failure of the call that `index` of a request waited for.
     pub(super) fn from_failure(failure: Failure, index: usize) -> Self {
         match failure {
-            Failure::Job(JobError::Refused(Refusal::Full { queued, retry_after })) => {
-                Self::QueueFull { queued, retry_after }
+            Failure::Job(JobError::Refused(Refusal::Full { lane, queued, retry_after })) => {
+                Self::QueueFull { lane, queued, retry_after }
             }
             Failure::Job(JobError::Refused(Refusal::Closed)) => Self::ShuttingDown,
+            Failure::Job(JobError::Input(message)) => Self::Rejected { index, message },
+            Failure::Job(JobError::Busy { message, retry_after }) => Self::Busy { index, message, retry_after },
             Failure::Job(error) => Self::Engine { index, message: error.to_string() },
             Failure::Unusable(source) => Self::Unusable { index, source },
             Failure::Tokenizer(message) => Self::Tokenizer { index, message },

@@ -11,6 +11,9 @@
 //!                                                                     or failed ──────────► landed with the failure
 //! ```
 //!
+//! A call is as urgent as the most urgent of those who ask for it: who joins from a lane that goes before the call's raises
+//! the ticket of the job that computes it, and gets that ticket back to tell the queue, whose lock is never taken here.
+//!
 //! A key leaves the maps only after its vector stands in the store: who finds neither a call nor an entry may lead.
 
 use std::collections::HashMap;
@@ -21,8 +24,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::batch::JobError;
-use crate::domain::{Embedding, Key, Namespace, Status, TokenKey, UnusableVector};
+use crate::batch::{JobError, Ticket};
+use crate::domain::{Embedding, Key, Lane, Namespace, Status, TokenKey, UnusableVector};
 
 /// How a call ended.
 pub(super) type Outcome = Result<Arc<Landed>, Failure>;
@@ -73,20 +76,36 @@ pub(super) struct Particulars {
 pub(super) struct Call {
     pub(super) key: Key,
     pub(super) particulars: Particulars,
+    /// Of the job that computes it, unless it rides with another call of the same token ids.
+    ticket: Ticket,
+    rides: OnceLock<Ticket>,
     outcome: OnceLock<Outcome>,
     landed: Notify,
     waiters: AtomicUsize,
 }
 
 impl Call {
-    fn new(key: Key, particulars: Particulars) -> Arc<Self> {
+    fn new(key: Key, lane: Lane, particulars: Particulars) -> Arc<Self> {
         Arc::new(Self {
             key,
             particulars,
+            ticket: Ticket::new(lane),
+            rides: OnceLock::new(),
             outcome: OnceLock::new(),
             landed: Notify::new(),
             waiters: AtomicUsize::new(0),
         })
+    }
+
+    /// For the job that computes it, if it is to have one.
+    pub(super) fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Raises what computes it. Answers with its ticket if that was behind the lane.
+    fn raise(&self, lane: Lane) -> Option<Ticket> {
+        let ticket = self.rides.get().unwrap_or(&self.ticket);
+        ticket.raise(lane).then(|| ticket.clone())
     }
 
     pub(super) fn is_wanted(&self) -> bool {
@@ -113,8 +132,8 @@ impl Waiter {
     }
 
     /// A call of its own, outside the maps, that nobody else can join.
-    pub(super) fn alone(key: Key, particulars: Particulars) -> Self {
-        Self::new(&Call::new(key, particulars))
+    pub(super) fn alone(key: Key, lane: Lane, particulars: Particulars) -> Self {
+        Self::new(&Call::new(key, lane, particulars))
     }
 
     pub(super) fn call(&self) -> &Arc<Call> {
@@ -148,8 +167,16 @@ impl Drop for Waiter {
 pub(super) enum Place {
     /// It was not: whoever asked has to see that it is answered.
     Leader(Waiter),
-    /// It was.
-    Follower(Waiter),
+    /// It was. The ticket is there if it was raised by this: the queue is to be told.
+    Follower(Waiter, Option<Ticket>),
+}
+
+/// What a call is to its token key.
+pub(super) enum Attachment {
+    /// The first there: it has to be computed or found.
+    First,
+    /// One of those that ride with the first. The ticket is there if it was raised by this: the queue is to be told.
+    Rides(Option<Ticket>),
 }
 
 /// A call under a token key, with what is its own among texts of the same ids.
@@ -166,7 +193,13 @@ pub(super) struct Flights {
 #[derive(Default)]
 struct Maps {
     texts: HashMap<Key, Arc<Call>>,
-    tokens: HashMap<TokenKey, Vec<Attached>>,
+    tokens: HashMap<TokenKey, Gathering>,
+}
+
+/// The calls under a token key, and the ticket of the job that computes them.
+struct Gathering {
+    ticket: Ticket,
+    calls: Vec<Attached>,
 }
 
 impl Flights {
@@ -181,25 +214,29 @@ impl Flights {
     }
 
     /// Joins the call for a key, or starts one.
-    pub(super) fn join(&self, key: Key, particulars: impl FnOnce() -> Particulars) -> Place {
+    pub(super) fn join(&self, key: Key, lane: Lane, particulars: impl FnOnce() -> Particulars) -> Place {
         match self.lock().texts.entry(key) {
-            Entry::Occupied(call) => Place::Follower(Waiter::new(call.get())),
-            Entry::Vacant(place) => Place::Leader(Waiter::new(place.insert(Call::new(key, particulars())))),
+            Entry::Occupied(call) => Place::Follower(Waiter::new(call.get()), call.get().raise(lane)),
+            Entry::Vacant(place) => Place::Leader(Waiter::new(place.insert(Call::new(key, lane, particulars())))),
         }
     }
 
-    /// Puts a call under its token key. `true`: it is the first there, and has to be computed or found.
-    pub(super) fn attach(&self, token_key: TokenKey, call: Arc<Call>, truncated: bool) -> bool {
+    /// Puts a call under its token key.
+    pub(super) fn attach(&self, token_key: TokenKey, call: Arc<Call>, truncated: bool) -> Attachment {
         let mut maps = self.lock();
-        let attached = Attached { call, truncated };
         match maps.tokens.entry(token_key) {
-            Entry::Occupied(mut calls) => {
-                calls.get_mut().push(attached);
-                false
+            Entry::Occupied(mut gathering) => {
+                let Gathering { ticket, calls } = gathering.get_mut();
+                let raised = ticket.raise(call.ticket.lane()).then(|| ticket.clone());
+                // A call is attached once.
+                let _ = call.rides.set(ticket.clone());
+                calls.push(Attached { call, truncated });
+                Attachment::Rides(raised)
             }
             Entry::Vacant(place) => {
-                place.insert(vec![attached]);
-                true
+                let ticket = call.ticket.clone();
+                place.insert(Gathering { ticket, calls: vec![Attached { call, truncated }] });
+                Attachment::First
             }
         }
     }
@@ -208,7 +245,7 @@ impl Flights {
     /// none is left.
     pub(super) fn wanted(&self, token_key: &TokenKey) -> bool {
         let mut maps = self.lock();
-        let Some(calls) = maps.tokens.get_mut(token_key) else { return false };
+        let Some(Gathering { calls, .. }) = maps.tokens.get_mut(token_key) else { return false };
         let (wanted, unwanted): (Vec<_>, Vec<_>) =
             std::mem::take(calls).into_iter().partition(|attached| attached.call.is_wanted());
         let is_wanted = !wanted.is_empty();
@@ -225,12 +262,12 @@ impl Flights {
 
     /// Takes the calls gathered under a token key. Late-comers still gather, until it is closed.
     pub(super) fn gathered(&self, token_key: &TokenKey) -> Vec<Attached> {
-        self.lock().tokens.get_mut(token_key).map(std::mem::take).unwrap_or_default()
+        self.lock().tokens.get_mut(token_key).map(|gathering| std::mem::take(&mut gathering.calls)).unwrap_or_default()
     }
 
     /// Takes the calls that came since, and forgets the token key.
     pub(super) fn close(&self, token_key: &TokenKey) -> Vec<Attached> {
-        self.lock().tokens.remove(token_key).unwrap_or_default()
+        self.lock().tokens.remove(token_key).map(|gathering| gathering.calls).unwrap_or_default()
     }
 
     /// Ends calls that stand in the store, or never will.
@@ -249,7 +286,7 @@ impl Flights {
     /// Ends everything gathered under a token key with a failure. Who asks after that asks anew, and does not share it.
     pub(super) fn fail(&self, token_key: &TokenKey, failure: &Failure) {
         let mut maps = self.lock();
-        let calls = maps.tokens.remove(token_key).unwrap_or_default();
+        let calls = maps.tokens.remove(token_key).map(|gathering| gathering.calls).unwrap_or_default();
         for attached in &calls {
             maps.texts.remove(&attached.call.key);
         }
@@ -290,10 +327,14 @@ mod tests {
     }
 
     fn lead(flights: &Flights, text: &str) -> Waiter {
-        match flights.join(key(text), Particulars::default) {
+        match flights.join(key(text), Lane::WarmUp, Particulars::default) {
             Place::Leader(waiter) => waiter,
-            Place::Follower(_) => panic!("{text} was on its way already"),
+            Place::Follower(..) => panic!("{text} was on its way already"),
         }
+    }
+
+    fn is_first(flights: &Flights, token_key: TokenKey, call: &Arc<Call>) -> bool {
+        matches!(flights.attach(token_key, Arc::clone(call), false), Attachment::First)
     }
 
     fn landed() -> Outcome {
@@ -306,7 +347,9 @@ mod tests {
     async fn the_second_to_ask_joins_the_first_and_both_are_answered() {
         let flights = Flights::default();
         let leader = lead(&flights, "a");
-        let Place::Follower(follower) = flights.join(key("a"), Particulars::default) else { panic!("not joined") };
+        let Place::Follower(follower, None) = flights.join(key("a"), Lane::WarmUp, Particulars::default) else {
+            panic!("not joined")
+        };
         flights.land([(leader.call(), landed())]);
         assert!(leader.outcome().await.is_ok() && follower.outcome().await.is_ok());
         assert_eq!(flights.len(), 0);
@@ -319,8 +362,8 @@ mod tests {
         let token_key = scope().token_key(&[1]);
         let (left, stays) = (lead(&flights, "a"), lead(&flights, "b"));
         let call = Arc::clone(left.call());
-        assert!(flights.attach(token_key, Arc::clone(&call), false));
-        assert!(!flights.attach(token_key, Arc::clone(stays.call()), false));
+        assert!(is_first(&flights, token_key, &call));
+        assert!(!is_first(&flights, token_key, stays.call()));
         drop(left);
         assert!(flights.wanted(&token_key));
         assert!(matches!(call.outcome.get(), Some(Err(Failure::Abandoned))));
@@ -335,12 +378,12 @@ mod tests {
         let flights = Flights::default();
         let token_key = scope().token_key(&[1]);
         let (first, second) = (lead(&flights, "a"), lead(&flights, "b"));
-        assert!(flights.attach(token_key, Arc::clone(first.call()), false));
+        assert!(is_first(&flights, token_key, first.call()));
         assert_eq!(flights.gathered(&token_key).len(), 1);
-        assert!(!flights.attach(token_key, Arc::clone(second.call()), false));
+        assert!(!is_first(&flights, token_key, second.call()));
         assert_eq!(flights.close(&token_key).len(), 1);
         assert!(flights.gathered(&token_key).is_empty() && flights.close(&token_key).is_empty());
-        assert!(flights.attach(token_key, Arc::clone(first.call()), false));
+        assert!(is_first(&flights, token_key, first.call()));
     }
 
     #[tokio::test]
@@ -355,5 +398,26 @@ mod tests {
             assert!(matches!(waiter.outcome().await, Err(Failure::Unusable(_))));
         }
         assert_eq!(flights.len(), 0);
+    }
+
+    #[test]
+    fn a_more_urgent_asker_raises_the_job_whether_it_joins_the_text_or_brings_another_spelling() {
+        let flights = Flights::default();
+        let token_key = scope().token_key(&[1]);
+        let (first, rides) = (lead(&flights, "a"), lead(&flights, "b"));
+        let raised = |text: &str, lane| match flights.join(key(text), lane, Particulars::default) {
+            Place::Leader(_) => panic!("{text} was not on its way"),
+            Place::Follower(_, raised) => raised.map(|ticket| ticket.lane()),
+        };
+        assert_eq!(raised("b", Lane::WarmUp), None);
+        // Before it has a job, too: what is attached later takes it along.
+        assert_eq!(raised("b", Lane::Ingest), Some(Lane::Ingest));
+        assert!(is_first(&flights, token_key, first.call()));
+        let Attachment::Rides(Some(ticket)) = flights.attach(token_key, Arc::clone(rides.call()), false) else {
+            panic!("not raised")
+        };
+        assert_eq!((ticket.lane(), first.call().ticket().lane()), (Lane::Ingest, Lane::Ingest));
+        assert_eq!(raised("b", Lane::Query), Some(Lane::Query));
+        assert_eq!((raised("a", Lane::Query), first.call().ticket().lane()), (None, Lane::Query));
     }
 }

@@ -47,7 +47,7 @@ pub enum InvalidationMode {
 }
 
 /// What an invalidation came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Invalidated {
     /// Entries that were chosen.
     pub matched: usize,
@@ -55,6 +55,19 @@ pub struct Invalidated {
     pub removed: usize,
     /// Entries that were marked stale.
     pub marked: usize,
+}
+
+impl std::ops::Add for Invalidated {
+    type Output = Self;
+
+    /// Both together, as of two models.
+    fn add(self, other: Self) -> Self {
+        Self {
+            matched: self.matched + other.matched,
+            removed: self.removed + other.removed,
+            marked: self.marked + other.marked,
+        }
+    }
 }
 
 impl Invalidation {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::flight::{Call, Failure, Landed, Spent, Waiter};
+use super::flight::{Attachment, Call, Failure, Landed, Spent, Waiter};
 use super::writer::{Destination, Landing, Writer};
 use crate::batch::{Computed, Embedder, Job, JobError, Recipient};
 use crate::domain::{Embedding, Key, Scope, Status, TokenKey, Tokens, Truncation, TruncationDirection};
@@ -78,14 +78,17 @@ pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, l
     let tokenize = started.elapsed();
 
     let mut jobs = Vec::new();
+    let mut raised = Vec::new();
     for (leader, tokens) in leaders.into_iter().zip(tokens) {
         let token_key = errand.scope.token_key(&tokens.ids);
         let truncated = tokens.truncated();
         let token_count = tokens.ids.len() as u32;
+        let ticket = leader.call.ticket().clone();
         let target = match errand.sharing {
             Sharing::Alone { replace } => Target::Alone { call: leader.call, truncated, replace },
             Sharing::Shared | Sharing::Refresh => {
-                if !shared.flights.attach(token_key, leader.call, truncated) {
+                if let Attachment::Rides(ticket) = shared.flights.attach(token_key, leader.call, truncated) {
+                    raised.extend(ticket);
                     continue;
                 }
                 if errand.sharing == Sharing::Shared
@@ -108,10 +111,11 @@ pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, l
             target,
             ended: AtomicBool::new(false),
         };
-        jobs.push(Job { tokens, recipient: Box::new(recipient) });
+        jobs.push(Job { tokens, ticket, recipient: Box::new(recipient) });
     }
     // From here on each call ends through its recipient or its landing.
     unended.calls.clear();
+    embedder.promote(&raised);
     if !jobs.is_empty()
         && let Err((refusal, jobs)) = embedder.submit(jobs)
     {

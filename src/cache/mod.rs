@@ -26,12 +26,14 @@
 //! # }
 //! ```
 
+mod catalogue;
 mod draft;
 mod error;
 mod flight;
 mod invalidate;
 mod lead;
 mod metrics;
+mod migration;
 pub mod policy;
 mod refresh;
 mod request;
@@ -49,16 +51,18 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use half::f16;
 use prometheus_client::registry::Registry;
 
-use crate::batch::Embedder;
+use crate::batch::{Embedder, TokenizeError};
 use crate::domain::{ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation, TruncationDirection};
 use crate::store::{Ages, Entry, NewEntry, Store};
 
 pub use crate::batch::Token;
+pub use catalogue::{Catalogue, CatalogueError, ChangeError, Served};
 pub use error::Error;
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
+pub use migration::{Embedded, Migration, Progress};
 pub use policy::Policies;
 pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
-pub use stats::{Evictions, Memory, Stats, Tier, Window};
+pub use stats::{Evictions, Memory, Stats, Tier, Weights, Window};
 
 use draft::{Draft, set_row};
 use flight::{Flights, Particulars, Place, Waiter};
@@ -381,7 +385,10 @@ impl Cache {
     /// When the tokenizer fails.
     pub fn inspect(&self, text: &str, prompt: &str, add_special_tokens: bool) -> Result<Vec<Token>, Error> {
         let tokens = self.inner.embedder.inspect(text, prompt, add_special_tokens);
-        tokens.map_err(|error| Error::Tokenizer { index: 0, message: error.to_string() })
+        tokens.map_err(|error| match error {
+            TokenizeError::TokenizerUnknown { .. } => Error::TokenizerUnknown(error.to_string()),
+            error => Error::Tokenizer { index: 0, message: error.to_string() },
+        })
     }
 
     /// The served model's facts.
@@ -390,11 +397,16 @@ impl Cache {
         self.inner.embedder.card()
     }
 
+    /// How many texts wait for the model.
+    fn queued(&self) -> usize {
+        self.inner.embedder.queue().texts
+    }
+
     /// The figures so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let card = self.card();
-        Stats::of(&self.inner.shared, self.inner.embedder.queue(), card.name.clone(), card.version.to_string())
+        Stats::of(&self.inner.shared, &self.inner.embedder, card.name.clone(), card.version.to_string())
     }
 
     /// Whether a request would be served now.
@@ -422,11 +434,18 @@ impl Cache {
         (!troubles.is_empty()).then(|| troubles.join("; "))
     }
 
+    /// What is wrong with the model, if anything is. Requests are answered as far as they can be.
+    #[must_use]
+    pub fn model_trouble(&self) -> Option<String> {
+        self.inner.embedder.trouble()
+    }
+
     /// Adds the cache's metrics, and those of the parts it is made of, to a registry.
     pub fn register(&self, registry: &mut Registry) {
         self.inner.shared.metrics.register(registry);
         self.inner.embedder.register(registry);
-        registry.register_collector(Box::new(stats::StoreCollector(Arc::clone(&self.inner.shared))));
+        let residency = self.inner.embedder.residency().cloned();
+        registry.register_collector(Box::new(stats::StoreCollector(Arc::downgrade(&self.inner.shared), residency)));
     }
 
     /// Ends in order: nothing new is computed, what was accepted is finished and answered, the store is synced.
@@ -455,9 +474,10 @@ impl Cache {
                 known: card.prompts.keys().cloned().collect(),
             })?,
         };
-        let truncation = Truncation { direction: request.direction, max_tokens: card.max_tokens };
+        let direction = request.direction.unwrap_or(card.truncation_direction);
+        let truncation = Truncation { direction, max_tokens: card.max_tokens };
         let scope = if request.prompt_name.is_none() && request.namespace.as_str().is_empty() {
-            self.inner.default_scopes[usize::from(request.direction == TruncationDirection::Left)]
+            self.inner.default_scopes[usize::from(direction == TruncationDirection::Left)]
         } else {
             Scope::new(&request.namespace, &card.version, prompt, truncation)
         };
@@ -567,15 +587,19 @@ impl Cache {
         };
         let mut alone: HashMap<Key, Waiter> = HashMap::new();
         let mut leaders = Vec::new();
+        let mut raised = Vec::new();
         let mut waiters = Vec::with_capacity(missing.len());
         for index in missing {
             let key = draft.keys[index];
             let place = match errand.sharing {
-                Sharing::Shared | Sharing::Refresh => shared.flights.join(key, || particulars(&key, index)),
+                Sharing::Shared | Sharing::Refresh => {
+                    shared.flights.join(key, request.lane, || particulars(&key, index))
+                }
                 Sharing::Alone { .. } => match alone.entry(key) {
-                    Slot::Occupied(first) => Place::Follower(first.get().another()),
+                    Slot::Occupied(first) => Place::Follower(first.get().another(), None),
                     Slot::Vacant(place) => {
-                        Place::Leader(place.insert(Waiter::alone(key, particulars(&key, index))).another())
+                        let waiter = Waiter::alone(key, request.lane, particulars(&key, index));
+                        Place::Leader(place.insert(waiter).another())
                     }
                 },
             };
@@ -584,11 +608,15 @@ impl Cache {
                     leaders.push(lead::leader(&waiter, owned(request.inputs, index)));
                     (waiter, true)
                 }
-                Place::Follower(waiter) => (waiter, false),
+                Place::Follower(waiter, ticket) => {
+                    raised.extend(ticket);
+                    (waiter, false)
+                }
             };
             waiters.push((index, waiter, leads));
         }
         drop(alone);
+        self.inner.embedder.promote(&raised);
         if !leaders.is_empty() {
             let inner = Arc::clone(&self.inner);
             tokio::task::spawn_blocking(move || {

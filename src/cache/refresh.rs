@@ -2,8 +2,8 @@
 //!
 //! The hit is answered at once from what is there. The computation takes the same path as a miss (one call a key, the
 //! queue, the writer), only that nobody waits for it, that it is computed whatever is stored, and that it replaces: the
-//! entry keeps its tags, payload, pin and namespace and begins a new life. It is not begun when the queue is more than
-//! half full, nor while draining: those who wait come first. What is removed meanwhile stays removed.
+//! entry keeps its tags, payload, pin and namespace and begins a new life. It waits in the warm-up lane, and is not begun
+//! when the queue is more than half full, nor while draining: those who wait come first. What is removed meanwhile stays removed.
 //!
 //! A key is *claimed* when its refresh begins, so that the thousand hits that follow start nothing; a claim ends with
 //! the refresh, or lasts for half a minute when that fails, so that a failing model is not asked by every hit.
@@ -16,7 +16,7 @@ use super::flight::{Particulars, Place, Waiter};
 use super::lead::{self, Errand, Input, Leader, Sharing};
 use super::policy::{is_in_last, last_begins};
 use super::{Inner, Shared};
-use crate::domain::{Key, Namespace};
+use crate::domain::{Key, Lane, Namespace};
 use crate::store::Entry;
 
 /// How long a claim lasts at most, in seconds: when a refresh that failed is tried again.
@@ -104,7 +104,7 @@ pub(super) fn begin(
             continue;
         };
         // Somebody may be computing it for a request of their own: that will do.
-        if let Place::Leader(waiter) = shared.flights.join(key, || particulars) {
+        if let Place::Leader(waiter) = shared.flights.join(key, Lane::WarmUp, || particulars) {
             leaders.push(Leader { call: Arc::clone(waiter.call()), input });
             waiters.push((key, waiter));
         }

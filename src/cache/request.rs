@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use half::f16;
 
-use crate::domain::{Key, Namespace, Status, TruncationDirection};
+use crate::domain::{Key, Lane, Namespace, Status, TruncationDirection};
 
 /// What to embed.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +58,8 @@ pub struct Request<'a> {
     pub prompt_name: Option<&'a str>,
     /// Whether a text that is too long is cut (else it is an error).
     pub truncate: bool,
-    /// Which end is cut.
-    pub direction: TruncationDirection,
+    /// Which end is cut; the model's own if `None`.
+    pub direction: Option<TruncationDirection>,
     /// How the cache is used.
     pub mode: Mode,
     /// How long a newly stored entry lives, to the second; as the policies say if `None`.
@@ -70,6 +70,8 @@ pub struct Request<'a> {
     pub payload: Payload<'a>,
     /// Whether newly stored entries stay when room is needed; as the policies say if `None`.
     pub pinned: Option<bool>,
+    /// In which lane what has to be computed waits.
+    pub lane: Lane,
 }
 
 /// JSON texts to keep with entries, at most [`PAYLOAD_BYTES_MAX`](crate::store::PAYLOAD_BYTES_MAX) bytes each.
@@ -97,7 +99,8 @@ impl<'a> Payload<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A request with every option at its default: cut long texts, use the cache, keep for as long as the policies say.
+    /// A request with every option at its default: cut long texts, use the cache, keep for as long as the policies say; one
+    /// input is a query, several are ingested.
     #[must_use]
     pub fn new(inputs: Inputs<'a>) -> Self {
         Self {
@@ -105,12 +108,13 @@ impl<'a> Request<'a> {
             namespace: Namespace::default(),
             prompt_name: None,
             truncate: true,
-            direction: TruncationDirection::Right,
+            direction: None,
             mode: Mode::Use,
             ttl: None,
             tags: &[],
             payload: Payload::None,
             pinned: None,
+            lane: Lane::of_inputs(inputs.len()),
         }
     }
 }

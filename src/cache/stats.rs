@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::Shared;
 use super::resident::resident;
 use super::windows::{Counts, WINDOWS};
-use crate::batch::QueueState;
+use crate::batch::{Embedder, QueueState, Residency};
 use crate::domain::Status;
 use crate::store::Info;
-use std::sync::Arc;
+use std::sync::Weak;
 
 /// The cache's figures since it was opened.
 #[derive(Clone, Debug, Serialize)]
@@ -46,12 +46,41 @@ pub struct Stats {
     pub in_flight: usize,
     /// What waits for the engine.
     pub queue: QueueState,
+    /// The model's weights.
+    pub weights: Weights,
     /// Why entries left the store.
     pub evictions: Evictions,
     /// Memory.
     pub memory: Memory,
     /// The store.
     pub store: Info,
+}
+
+/// A model's weights, as far as memory is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Weights {
+    /// Whether they are in memory.
+    pub loaded: bool,
+    /// The size of their files; 0 if they are always in memory.
+    pub bytes: u64,
+    /// How often they were loaded.
+    pub loads: u64,
+    /// How often they were dropped.
+    pub unloads: u64,
+}
+
+impl Weights {
+    fn of(residency: Option<&Residency>) -> Self {
+        match residency {
+            None => Self { loaded: true, bytes: 0, loads: 0, unloads: 0 },
+            Some(residency) => Self {
+                loaded: residency.is_loaded(),
+                bytes: residency.bytes(),
+                loads: residency.loads(),
+                unloads: residency.unloads(),
+            },
+        }
+    }
 }
 
 /// What came from one tier.
@@ -103,7 +132,7 @@ pub struct Memory {
 }
 
 impl Stats {
-    pub(super) fn of(shared: &Shared, queue: QueueState, model: String, fingerprint: String) -> Self {
+    pub(super) fn of(shared: &Shared, embedder: &Embedder, model: String, fingerprint: String) -> Self {
         let counts = shared.metrics.counts();
         let store = shared.store.info();
         let resident = resident();
@@ -121,7 +150,8 @@ impl Stats {
             refreshed: shared.metrics.refreshed(),
             refresh_failures: shared.metrics.refresh_failures(),
             in_flight: shared.flights.len(),
-            queue,
+            queue: embedder.queue(),
+            weights: Weights::of(embedder.residency()),
             evictions: Evictions {
                 capacity: store.evicted,
                 expired: store.expired,
@@ -169,8 +199,8 @@ fn tiers(counts: &Counts) -> BTreeMap<&'static str, Tier> {
     [("local", Tier { hits, hit_rate: share(hits, counts) })].into()
 }
 
-/// Reads the store's figures at each scrape.
-pub(super) struct StoreCollector(pub(super) Arc<Shared>);
+/// Reads the store's figures at each scrape, for as long as it is open.
+pub(super) struct StoreCollector(pub(super) Weak<Shared>, pub(super) Option<Residency>);
 
 impl std::fmt::Debug for StoreCollector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -180,8 +210,10 @@ impl std::fmt::Debug for StoreCollector {
 
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let info = self.0.store.info();
-        let gauges: [(&str, &str, u64); 10] = [
+        let Some(shared) = self.0.upgrade() else { return Ok(()) };
+        let info = shared.store.info();
+        let weights = Weights::of(self.1.as_ref());
+        let gauges: [(&str, &str, u64); 12] = [
             ("store_entries", "Entries in the store", info.entries),
             ("store_capacity_entries", "Entries the store can hold", info.capacity_entries),
             ("store_bytes", "Bytes of disk the store's file takes", info.allocated_bytes),
@@ -190,15 +222,17 @@ impl Collector for StoreCollector {
             ("store_live_bytes", "Bytes of disk that entries take", info.live_bytes),
             ("store_dead_bytes", "Bytes of disk that entries took and new ones will take", info.dead_bytes),
             ("store_pinned", "Entries that are never evicted", info.pinned),
-            ("cache_enabled", "1 if the cache is switched on", u64::from(self.0.is_enabled())),
-            ("in_flight", "Keys being answered right now", self.0.flights.len() as u64),
+            ("cache_enabled", "1 if the cache is switched on", u64::from(shared.is_enabled())),
+            ("in_flight", "Keys being answered right now", shared.flights.len() as u64),
+            ("model_loaded", "1 if the model's weights are in memory", u64::from(weights.loaded)),
+            ("model_weights_bytes", "Bytes of the model's weights, loaded or not", weights.bytes),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value as i64);
             let encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(encoder)?;
         }
-        let counters: [(&str, &str, u64); 10] = [
+        let counters: [(&str, &str, u64); 12] = [
             ("store_evicted", "Entries evicted to make room", info.evicted),
             ("store_expired", "Entries removed because their time was over", info.expired),
             ("store_quarantined", "Entries found damaged and never served", info.quarantined),
@@ -209,6 +243,8 @@ impl Collector for StoreCollector {
             ("store_scrubbed", "Entries whose checksum the scrubber has checked", info.scrubbed),
             ("store_scrub_passes", "Times the scrubber has been through all entries", info.scrub_passes),
             ("store_write_errors", "Writes and syncs that the system refused", info.write_errors),
+            ("model_loads", "Times the model's weights were loaded", weights.loads),
+            ("model_unloads", "Times the model's weights were dropped", weights.unloads),
         ];
         for (name, help, value) in counters {
             let counter = prometheus_client::metrics::counter::ConstCounter::new(value);

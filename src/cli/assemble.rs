@@ -1,25 +1,76 @@
-//! Puts model, store, batcher and cache together.
+//! Puts models, stores, batchers and caches together.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use anyhow::Context;
 
 use crate::batch::Embedder;
-use crate::cache::Cache;
-use crate::config::Settings;
-use crate::engine;
-use crate::store::{Store, StoreError};
+use crate::cache::{Cache, Catalogue, CatalogueError};
+use crate::config::{ModelSettings, Settings};
+use crate::domain::ModelCard;
+use crate::engine::{self, Described, Model, Residents};
+use crate::store::{Folder, StoreError};
 
-/// Loads the model and opens its store.
+/// The cache of the one model that a command is about. Its weights are loaded when something has to be computed.
 pub(super) fn cache(settings: &Settings) -> anyhow::Result<Cache> {
-    let model = engine::open(&settings.model, &settings.sources)?;
-    let store =
-        Store::open(&settings.data_dir, &model.card.version, model.card.dims, &settings.store).map_err(|error| {
-            let advice = advice(&error);
-            anyhow::Error::new(error)
-                .context(format!("cannot open the store in {}{advice}", settings.data_dir.display()))
-        })?;
+    let folder = hold(&settings.data_dir)?;
+    let residents = Residents::new(settings.models_memory_bytes_max);
+    let model = settings.default_model();
+    cache_of(residents.add(describe(model)?, None)?, model, &folder, settings)
+}
+
+/// The caches of all models. The default one's weights are loaded now, the others' when something has to be computed.
+pub(super) fn catalogue(settings: &Settings) -> anyhow::Result<Catalogue> {
+    let folder = hold(&settings.data_dir)?;
+    let residents = Residents::new(settings.models_memory_bytes_max);
+    let mut caches = Vec::with_capacity(settings.models.len());
+    let mut seen: Vec<ModelCard> = Vec::new();
+    for model in &settings.models {
+        let described = describe(model)?;
+        let card = described.card.clone();
+        if let Some(same) = seen.iter().find(|other| other.version == card.version) {
+            return Err(CatalogueError::SameModel {
+                first: same.name.clone(),
+                second: card.name,
+                fingerprint: card.version.to_string(),
+            }
+            .into());
+        }
+        let loaded = if caches.is_empty() {
+            residents.add_loaded(described, model.idle)?
+        } else {
+            residents.add(described, model.idle)?
+        };
+        seen.push(card);
+        caches.push(cache_of(loaded, model, &folder, settings)?);
+    }
+    Ok(Catalogue::kept_in(folder, caches)?)
+}
+
+/// What a model is, under the name that it is served by.
+pub(super) fn describe(model: &ModelSettings) -> anyhow::Result<Described> {
+    let mut described = engine::describe(&model.source, &model.sources, &model.engine)?;
+    if let Some(name) = &model.name {
+        described.card.name.clone_from(name);
+    }
+    Ok(described)
+}
+
+fn hold(data_dir: &Path) -> anyhow::Result<Folder> {
+    Folder::hold(data_dir).map_err(|error| not_opened(error, data_dir))
+}
+
+fn cache_of(model: Model, of: &ModelSettings, folder: &Folder, settings: &Settings) -> anyhow::Result<Cache> {
+    let store = folder
+        .open(&model.card.version, model.card.dims, &of.store)
+        .map_err(|error| not_opened(error, &settings.data_dir))?;
     Ok(Cache::with(store, Embedder::start(model, settings.batch.clone()), settings.cache.clone()))
+}
+
+fn not_opened(error: StoreError, data_dir: &Path) -> anyhow::Error {
+    let advice = advice(&error);
+    anyhow::Error::new(error).context(format!("cannot open the store in {}{advice}", data_dir.display()))
 }
 
 /// What to do about a store that cannot be opened, where its own message does not say.

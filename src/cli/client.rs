@@ -8,6 +8,23 @@ use serde_json::Value;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A path, with the model it is to be about in its query.
+pub(super) fn about(path: &str, model: Option<&str>) -> String {
+    match model {
+        None => path.to_owned(),
+        Some(model) => format!("{path}{}model={}", if path.contains('?') { '&' } else { '?' }, escaped(model)),
+    }
+}
+
+/// A name as it may stand in an address.
+pub(super) fn escaped(name: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    name.bytes().map(escape).collect()
+}
+
 /// A server's base URL and a way to ask it. Blocking.
 #[derive(Clone)]
 pub(super) struct Client {
@@ -43,17 +60,25 @@ impl Client {
     }
 
     pub(super) fn post_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let reply = self.post(path, "application/json", body)?;
+        let reply = self.post(path, &[("accept", "application/json")], body)?;
         self.json(path, reply)
     }
 
-    pub(super) fn post(&self, path: &str, accept: &str, body: &Value) -> anyhow::Result<Reply> {
-        let request = self.agent.post(format!("{}{path}", self.url)).header("accept", accept);
+    pub(super) fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> anyhow::Result<Reply> {
+        let mut request = self.agent.post(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         Reply::read(request.send_json(body).with_context(|| self.unreachable())?)
     }
 
     pub(super) fn put_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let response = self.agent.put(format!("{}{path}", self.url)).send_json(body);
+        self.json(path, Reply::read(response.with_context(|| self.unreachable())?)?)
+    }
+
+    pub(super) fn delete_json(&self, path: &str) -> anyhow::Result<Value> {
+        let response = self.agent.delete(format!("{}{path}", self.url)).call();
         self.json(path, Reply::read(response.with_context(|| self.unreachable())?)?)
     }
 

@@ -25,13 +25,20 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         let flag = setting.get_long().unwrap_or_default();
         let variable = setting.get_env().unwrap_or_default().to_string_lossy();
         match (values.get(name), layered.origins.get(name)) {
+            // Tables come last: what follows one would belong to it.
+            (Some(toml::Value::Array(_)), Some(origin)) => {
+                super::print(&format!("# --{flag}, {variable}; from: {origin}; see [[{name}]] below\n"))?;
+            }
             (Some(value), Some(origin)) => {
                 super::print(&format!("# --{flag}, {variable}; from: {origin}\n{name} = {value}\n"))?;
             }
             _ => super::print(&format!("# --{flag}, {variable}; not set\n# {name} =\n"))?,
         }
     }
-    // Tables come last: what follows one would belong to it.
+    if let Some(models @ toml::Value::Array(_)) = values.get("model") {
+        let table = toml::Table::from_iter([("model".to_owned(), models.clone())]);
+        super::print(&format!("# Models served together\n{table}"))?;
+    }
     if let (Some(policies), Some(origin)) = (values.get("policies"), layered.origins.get("policies")) {
         let table = toml::Table::from_iter([("policies".to_owned(), policies.clone())]);
         super::print(&format!("# How long which entries live\n# in the file only; from: {origin}\n{table}"))?;

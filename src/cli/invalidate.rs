@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
-use super::{SettingsArguments, assemble, client::Client};
+use super::client::{Client, about};
+use super::{SettingsArguments, assemble};
 use crate::cache::{Invalidation, InvalidationMode};
 use crate::domain::{Key, Namespace, Pattern};
 
@@ -67,14 +68,14 @@ struct SelectorArguments {
 
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let answer = match &arguments.url {
-        Some(url) => ask(arguments, url)?,
+        Some(url) => ask(arguments, url, arguments.settings.named_model(matches).as_deref())?,
         None => invalidate(arguments, matches)?,
     };
     super::print(&answer.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(arguments: &Arguments, url: &str) -> anyhow::Result<Value> {
+fn ask(arguments: &Arguments, url: &str, model: Option<&str>) -> anyhow::Result<Value> {
     let client = Client::new(url);
     let SelectorArguments { keys, texts, tags, tag_glob, namespace, older_than, all } = &arguments.selector;
     let mut body = json!({
@@ -94,9 +95,9 @@ fn ask(arguments: &Arguments, url: &str) -> anyhow::Result<Value> {
         body["tags"] = json!(tags);
     }
     if *all {
-        body["model"] = client.get_json("/info")?["fingerprint"].take();
+        body["model"] = client.get_json(&about("/info", model))?["fingerprint"].take();
     }
-    client.post_json("/invalidate", &body)
+    client.post_json(&about("/invalidate", model), &body)
 }
 
 fn invalidate(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Value> {

@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let items = match &arguments.url {
-        Some(url) => ask(arguments, url)?,
+        Some(url) => ask(arguments, url, arguments.settings.named_model(matches))?,
         None => look(arguments, matches)?,
     };
     let mut all_cached = true;
@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     Ok(if all_cached { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-fn ask(arguments: &Arguments, url: &str) -> anyhow::Result<Vec<Value>> {
+fn ask(arguments: &Arguments, url: &str, model: Option<String>) -> anyhow::Result<Vec<Value>> {
     let mut body = if arguments.keys.is_empty() {
         json!({ "inputs": arguments.texts })
     } else {
@@ -52,6 +52,9 @@ fn ask(arguments: &Arguments, url: &str) -> anyhow::Result<Vec<Value>> {
     };
     if !arguments.namespace.is_empty() {
         body["namespace"] = json!(arguments.namespace);
+    }
+    if let Some(model) = model {
+        body["model"] = json!(model);
     }
     let mut answer = Client::new(url).post_json("/lookup", &body)?;
     Ok(answer["items"].as_array_mut().map(std::mem::take).unwrap_or_default())

@@ -10,6 +10,7 @@ mod import;
 mod invalidate;
 mod lookup;
 mod meter;
+mod migrate;
 mod models;
 mod serve;
 mod stats;
@@ -21,9 +22,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Layered, LogFormat, Settings, Typed, layer};
+use crate::config::{Layered, LogFormat, Settings, Typed, TypedModels, layer};
 
 /// An embedding cache: texts in, vectors out, each text computed once.
 ///
@@ -52,6 +54,8 @@ enum Command {
     Invalidate(invalidate::Arguments),
     /// Switch a running server's cache on or off, or say which it is
     Cache(cache::Arguments),
+    /// Have another model take over from one that a running server serves
+    Migrate(migrate::Arguments),
     /// Check that every cached entry is as it was written, also beside a running server
     Verify(verify::Arguments),
     /// Write the cached entries to .npy, Parquet or safetensors, also beside a running server
@@ -82,6 +86,14 @@ impl SettingsArguments {
         Ok(layer(&self.typed, matches, self.config.as_deref())?)
     }
 
+    /// The model named on the command line itself, for a running server to be asked for.
+    fn named_model(&self, matches: &ArgMatches) -> Option<String> {
+        match (&self.typed.model, matches.value_source("model")) {
+            (Some(TypedModels::One(name)), Some(ValueSource::CommandLine)) => Some(name.clone()),
+            _ => None,
+        }
+    }
+
     fn settings(&self, matches: &ArgMatches) -> anyhow::Result<Settings> {
         Ok(Settings::new(&self.layered(matches)?.typed)?)
     }
@@ -104,6 +116,7 @@ pub fn run() -> ExitCode {
         Command::Lookup(arguments) => lookup::run(&arguments, of_command),
         Command::Invalidate(arguments) => invalidate::run(&arguments, of_command),
         Command::Cache(arguments) => cache::run(&arguments),
+        Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments, of_command),
         Command::Export(arguments) => export::run(&arguments, of_command),
         Command::Import(arguments) => import::run(&arguments, of_command),

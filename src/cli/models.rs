@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Subcommand};
 
 use super::{SettingsArguments, print, say};
-use crate::engine::{self, Located, Manifest, Sources};
+use crate::engine::{self, Manifest, Origin, Sources};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -43,14 +43,15 @@ struct Options {
 impl Named {
     fn resolve(&self, matches: &ArgMatches) -> anyhow::Result<(String, Sources)> {
         let settings = self.options.settings.settings(matches)?;
-        Ok((self.name.clone().unwrap_or(settings.model), settings.sources))
+        let model = settings.default_model();
+        Ok((self.name.clone().unwrap_or_else(|| model.source.clone()), model.sources.clone()))
     }
 }
 
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (_, matches) = matches.subcommand().expect("a command is required");
     match &arguments.command {
-        Command::List(options) => list(&options.settings.settings(matches)?.sources),
+        Command::List(options) => list(&options.settings.settings(matches)?.default_model().sources),
         Command::Fetch(named) => fetch(named, matches),
         Command::Show(named) => show(named, matches),
         Command::Verify(named) => verify(named, matches),
@@ -60,11 +61,12 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
 fn list(sources: &Sources) -> anyhow::Result<ExitCode> {
     for (name, manifest) in Manifest::all(&sources.models_dir)? {
         let place = match engine::find(&name, sources) {
-            Ok(Located { folder, origin, .. }) => format!("{origin} {}", folder.display()),
+            Ok(located) => located.place(),
             Err(_) => "not on this machine".to_owned(),
         };
-        let Manifest { dims, max_tokens, source, .. } = manifest;
-        print(&format!("{name}\t{dims} dims\t{max_tokens} tokens\t{source}\t{place}"))?;
+        let Manifest { dims, max_tokens, source, upstream, .. } = manifest;
+        let unit = if upstream.is_some() { "characters" } else { "tokens" };
+        print(&format!("{name}\t{dims} dims\t{max_tokens} {unit}\t{source}\t{place}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -76,8 +78,12 @@ fn fetch(named: &Named, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
         Err(_) => (engine::locate(&name, &sources)?, false),
     };
     engine::verify(&located)?;
-    let verb = if was_there { "was there already" } else { "has been fetched" };
-    print(&format!("{} {verb}: {} {}", located.manifest.name, located.origin, located.folder.display()))?;
+    let verb = match (located.origin, was_there) {
+        (Origin::Upstream, _) => "has no files to fetch",
+        (_, true) => "was there already",
+        (_, false) => "has been fetched",
+    };
+    print(&format!("{} {verb}: {}", located.manifest.name, located.place()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,7 +91,7 @@ fn show(named: &Named, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (name, sources) = named.resolve(matches)?;
     let manifest = match engine::find(&name, &sources) {
         Ok(located) => {
-            say(&format!("{} {}", located.origin, located.folder.display()));
+            say(&located.place());
             located.manifest
         }
         Err(error) => match Manifest::all(&sources.models_dir)?.remove(&name) {
@@ -103,6 +109,9 @@ fn show(named: &Named, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 fn verify(named: &Named, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let (name, sources) = named.resolve(matches)?;
     let located = engine::find(&name, &sources)?;
+    if located.origin == Origin::Upstream {
+        print(&format!("{} has no files to verify: {}", located.manifest.name, located.place()))?;
+    }
     for (file, bytes) in engine::verify(&located)? {
         let digest = file.sha256.unwrap_or_default();
         print(&format!("{digest}  {} ({bytes} bytes)", located.folder.join(file.path).display()))?;

@@ -31,13 +31,15 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
-        let cache = tokio::task::block_in_place(|| assemble::cache(&settings))?;
-        let card = cache.card();
-        tracing::info!(
-            %address, model = card.name, fingerprint = %card.version, dims = card.dims, device = card.device.as_str(),
-            data_dir = %settings.data_dir.display(), entries = cache.stats().store.entries,
-            started_ms = started.elapsed().as_millis() as u64, "ready"
-        );
+        let catalogue = tokio::task::block_in_place(|| assemble::catalogue(&settings))?;
+        for model in catalogue.models() {
+            let card = model.cache.card();
+            tracing::info!(
+                %address, model = card.name, fingerprint = %card.version, dims = card.dims, device = card.device.get().as_str(),
+                data_dir = %settings.data_dir.display(), entries = model.cache.stats().store.entries,
+                started_ms = started.elapsed().as_millis() as u64, "ready"
+            );
+        }
         say(&format!(
             "vecmemo is ready: curl -s http://{address}/embed -H 'content-type: application/json' -d '{{\"inputs\": \"hello\"}}'"
         ));
@@ -45,7 +47,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             tracing::info!("shutting down: finishing accepted requests");
         };
-        http::serve(listener, cache, settings.http, shutdown).await.context("the service failed")
+        http::serve(listener, catalogue, settings.http, shutdown).await.context("the service failed")
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::ArgMatches;
 
-use super::{SettingsArguments, assemble, client::Client};
+use super::client::{Client, about};
+use super::{SettingsArguments, assemble};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -19,7 +20,10 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let stats = match &arguments.url {
-        Some(url) => Client::new(url).get_json("/stats?ages=true")?,
+        Some(url) => {
+            let model = arguments.settings.named_model(matches);
+            Client::new(url).get_json(&about("/stats?ages=true", model.as_deref()))?
+        }
         None => {
             let cache = assemble::cache(&arguments.settings.settings(matches)?)?;
             let mut stats = serde_json::to_value(cache.stats()).context("figures have no JSON form")?;

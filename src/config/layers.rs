@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
+use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{ConfigError, Typed};
+use super::{ConfigError, Typed, TypedModel};
 
 /// The file that is read when present and none is named.
 pub const DEFAULT_FILE: &str = "vecmemo.toml";
@@ -63,11 +64,22 @@ pub fn layer(arguments: &Typed, matches: &ArgMatches, file: Option<&Path>) -> Re
             Some(ValueSource::EnvVariable) => Origin::Variable,
             _ => Origin::Flag,
         };
+        let value = match (name.as_str(), values.get(&name)) {
+            ("model", Some(Value::Array(tables))) => table_named(&value, tables).unwrap_or(value),
+            _ => value,
+        };
         origins.insert(name.clone(), origin);
         values.insert(name, value);
     }
     let typed = Typed::deserialize_table(values).map_err(ConfigError::Merged)?;
     Ok(Layered { typed, origins })
+}
+
+/// The one of the file's `[[model]]` tables that a name on the command line means, with all it says.
+fn table_named(name: &Value, tables: &[Value]) -> Option<Value> {
+    let name = name.as_str()?;
+    let is_named = |table: &&Value| TypedModel::deserialize((*table).clone()).is_ok_and(|model| model.is_named(name));
+    Some(Value::Array(vec![tables.iter().find(is_named)?.clone()]))
 }
 
 impl Typed {

@@ -4,6 +4,7 @@
 //! the modules are given are their own parts of [`Settings`], checked and complete.
 
 mod layers;
+mod models;
 mod typed;
 
 use std::collections::BTreeMap;
@@ -12,9 +13,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use layers::{DEFAULT_FILE, Layered, Origin, layer};
-pub use typed::{DurabilityName, LogFormat, TokenInputsName, Typed, TypedPolicy};
+pub use models::{ModelSettings, TypedModel, TypedModels};
+pub use typed::{DeviceName, DurabilityName, LogFormat, PrecisionName, TokenInputsName, Typed, TypedPolicy};
 
 use crate::cache::policy::{Policies, PolicyError, Rule, Terms};
+use crate::domain::Lane;
 use crate::{batch, cache, engine, http, store};
 
 /// Why the settings cannot be used.
@@ -62,12 +65,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where the cached vectors are.
     pub data_dir: PathBuf,
-    /// Which model.
-    pub model: String,
-    /// Where models come from.
-    pub sources: engine::Sources,
-    /// The store's part.
-    pub store: store::Config,
+    /// Which models, the default one first; at least one.
+    pub models: Vec<ModelSettings>,
+    /// The most bytes their weights may take in memory together.
+    pub models_memory_bytes_max: Option<u64>,
     /// The cache's part.
     pub cache: cache::Config,
     /// The batcher's part.
@@ -89,9 +90,15 @@ pub fn defaults() -> Typed {
     Typed {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
         data_dir: Some("data".into()),
-        model: Some("all-MiniLM-L6-v2".to_owned()),
+        model: Some("all-MiniLM-L6-v2".into()),
         models_dir: Some("models".into()),
         model_revision: None,
+        device: Some(DeviceName::Auto),
+        precision: Some(PrecisionName::Auto),
+        models_memory_bytes_max: None,
+        engine_threads: None,
+        engine_pin_threads: Some(false),
+        engine_chunk_tokens: None,
         capacity_entries: Some(store.capacity_entries),
         disk_bytes_max: store.disk_bytes_max,
         memory_bytes_max: store.memory_bytes_max,
@@ -102,6 +109,7 @@ pub fn defaults() -> Typed {
         cache_enabled: Some(true),
         batch_tokens_max: Some(batch.batch_tokens_max),
         batch_texts_max: Some(batch.batch_texts_max),
+        batch_ms_max: Some(batch.batch_time_max.as_millis() as u64),
         queue_texts_max: Some(batch.queue_texts_max),
         auto_truncate: Some(http.auto_truncate),
         token_inputs: Some(TokenInputsName::Reject),
@@ -160,10 +168,16 @@ impl Settings {
         if max_client_batch_size > http::BATCH_TEXTS_CEILING {
             return Err(not("max_client_batch_size", max_client_batch_size, "at most 65536"));
         }
-        let queue_texts_max = at_least_one!(queue_texts_max);
-        if queue_texts_max < max_client_batch_size {
-            let reason = "at least max_client_batch_size, or a full request could never be queued";
-            return Err(not("queue_texts_max", queue_texts_max, reason));
+        let batch = batch::Config {
+            batch_tokens_max: at_least_one!(batch_tokens_max),
+            batch_texts_max: at_least_one!(batch_texts_max),
+            batch_time_max: Duration::from_millis(at_least_one!(batch_ms_max)),
+            queue_texts_max: at_least_one!(queue_texts_max),
+        };
+        if Lane::ALL.into_iter().any(|lane| batch.lane_texts_max(lane) < max_client_batch_size) {
+            let reason =
+                "at least 1.6 times max_client_batch_size, or a full request could not be queued in every lane";
+            return Err(not("queue_texts_max", batch.queue_texts_max, reason));
         }
         let body_bytes_max = at_least_one!(body_bytes_max);
         let request_memory_bytes_max = at_least_one!(request_memory_bytes_max);
@@ -171,15 +185,19 @@ impl Settings {
             let reason = "at least body_bytes_max, or the largest body could never be read";
             return Err(not("request_memory_bytes_max", request_memory_bytes_max, reason));
         }
-        let model: String = value!(model);
-        if model.trim().is_empty() {
-            return Err(not("model", "empty", "a name, a repository or a folder"));
-        }
-        Ok(Self {
-            listen: value!(listen),
-            data_dir: value!(data_dir),
-            model,
+        let common = ModelSettings {
+            name: None,
+            source: String::new(),
+            idle: None,
             sources: engine::Sources { models_dir: value!(models_dir), revision: typed.model_revision.clone() },
+            engine: engine::Options {
+                device: value!(device).into(),
+                precision: value!(precision).into(),
+                threads: some_or_none(typed.engine_threads, "engine_threads")?,
+                pin_threads: value!(engine_pin_threads),
+                state_dir: Some(value!(data_dir)),
+                chunk_tokens: some_or_none(typed.engine_chunk_tokens, "engine_chunk_tokens")?,
+            },
             store: store::Config {
                 capacity_entries: at_least_one!(capacity_entries),
                 disk_bytes_max: some_or_none(typed.disk_bytes_max, "disk_bytes_max")?,
@@ -190,12 +208,14 @@ impl Settings {
                     scrub_bytes_per_second: value!(scrub_bytes_per_second),
                 },
             },
+        };
+        Ok(Self {
+            listen: value!(listen),
+            data_dir: value!(data_dir),
+            models: models::models(&value!(model), &common)?,
+            models_memory_bytes_max: some_or_none(typed.models_memory_bytes_max, "models_memory_bytes_max")?,
             cache: cache::Config { policies: policies(typed)?, enabled: value!(cache_enabled) },
-            batch: batch::Config {
-                batch_tokens_max: at_least_one!(batch_tokens_max),
-                batch_texts_max: at_least_one!(batch_texts_max),
-                queue_texts_max,
-            },
+            batch,
             http: http::Config {
                 auto_truncate: value!(auto_truncate),
                 token_inputs: match value!(token_inputs) {
@@ -220,10 +240,18 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The model that is meant where only one can be.
+    #[must_use]
+    pub fn default_model(&self) -> &ModelSettings {
+        &self.models[0]
+    }
+}
+
 /// A bound that need not be given, and is not 0 when it is.
-fn some_or_none(bound: Option<u64>, name: &'static str) -> Result<Option<u64>, ConfigError> {
+fn some_or_none<T: PartialEq + From<u8>>(bound: Option<T>, name: &'static str) -> Result<Option<T>, ConfigError> {
     match bound {
-        Some(0) => Err(not(name, 0, "at least 1, or not set")),
+        Some(bound) if bound == T::from(0) => Err(not(name, 0, "at least 1, or not set")),
         bound => Ok(bound),
     }
 }

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::models::TypedModels;
+use crate::engine::{DeviceChoice, Precision};
+
 /// One setting per field: `--data-dir`, `VECMEMO_DATA_DIR` and `data_dir` in the file are the same.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -19,9 +22,9 @@ pub struct Typed {
     #[arg(long, env = "VECMEMO_DATA_DIR", value_name = "FOLDER", help_heading = "Store")]
     pub data_dir: Option<PathBuf>,
 
-    /// The model: a name from `vecmemo models list`, a Hugging Face repository, or a folder
+    /// The model: a name from `vecmemo models list`, a Hugging Face repository, or a folder; or one of the file's `[[model]]`
     #[arg(long, env = "VECMEMO_MODEL", value_name = "NAME", help_heading = "Model")]
-    pub model: Option<String>,
+    pub model: Option<TypedModels>,
 
     /// Folder of model manifests and weights
     #[arg(long, env = "VECMEMO_MODELS_DIR", value_name = "FOLDER", help_heading = "Model")]
@@ -36,6 +39,54 @@ pub struct Typed {
         hide_short_help = true
     )]
     pub model_revision: Option<String>,
+
+    /// What computes: a GPU where there is one, or always the same
+    #[arg(long, env = "VECMEMO_DEVICE", value_name = "DEVICE", help_heading = "Model")]
+    pub device: Option<DeviceName>,
+
+    /// How exactly vectors are computed
+    #[arg(long, env = "VECMEMO_PRECISION", value_name = "PRECISION", help_heading = "Model")]
+    pub precision: Option<PrecisionName>,
+
+    /// The most bytes that the weights of all models in memory may have together; the least recently used make room
+    #[arg(
+        long,
+        env = "VECMEMO_MODELS_MEMORY_BYTES_MAX",
+        value_name = "BYTES",
+        help_heading = "Model",
+        hide_short_help = true
+    )]
+    pub models_memory_bytes_max: Option<u64>,
+
+    /// Threads that compute on the CPU; one for each processor if not set
+    #[arg(
+        long,
+        env = "VECMEMO_ENGINE_THREADS",
+        value_name = "THREADS",
+        help_heading = "Model",
+        hide_short_help = true
+    )]
+    pub engine_threads: Option<usize>,
+
+    /// Whether each of them stays on one processor
+    #[arg(
+        long,
+        env = "VECMEMO_ENGINE_PIN_THREADS",
+        value_name = "BOOL",
+        help_heading = "Model",
+        hide_short_help = true
+    )]
+    pub engine_pin_threads: Option<bool>,
+
+    /// Tokens that one of them computes together; measured at the start if not set
+    #[arg(
+        long,
+        env = "VECMEMO_ENGINE_CHUNK_TOKENS",
+        value_name = "TOKENS",
+        help_heading = "Model",
+        hide_short_help = true
+    )]
+    pub engine_chunk_tokens: Option<usize>,
 
     /// The most entries kept; the least recently useful are evicted past it
     #[arg(long, env = "VECMEMO_CAPACITY_ENTRIES", value_name = "ENTRIES", help_heading = "Store")]
@@ -96,7 +147,17 @@ pub struct Typed {
     )]
     pub batch_texts_max: Option<usize>,
 
-    /// The most texts that may wait for the model; past it requests are answered 429
+    /// Milliseconds that a batch should take at most, by the speed measured: what a query may have to wait for
+    #[arg(
+        long,
+        env = "VECMEMO_BATCH_MS_MAX",
+        value_name = "MILLISECONDS",
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
+    pub batch_ms_max: Option<u64>,
+
+    /// The most texts that may wait for the model; past it, or past a lane's part of it, requests are answered 429
     #[arg(
         long,
         env = "VECMEMO_QUEUE_TEXTS_MAX",
@@ -240,6 +301,56 @@ pub struct TypedPolicy {
     pub refresh_ahead: Option<f64>,
     /// Whether entries stay when room is needed
     pub pinned: Option<bool>,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceName {
+    /// A GPU this program was built for and finds, else the CPU
+    Auto,
+    /// The CPU
+    Cpu,
+    /// An NVIDIA GPU, or nothing
+    Cuda,
+    /// An Apple GPU, or nothing
+    Metal,
+}
+
+impl From<DeviceName> for DeviceChoice {
+    fn from(name: DeviceName) -> Self {
+        match name {
+            DeviceName::Auto => Self::Auto,
+            DeviceName::Cpu => Self::Cpu,
+            DeviceName::Cuda => Self::Cuda,
+            DeviceName::Metal => Self::Metal,
+        }
+    }
+}
+
+/// How exactly vectors are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrecisionName {
+    /// The fastest whose vectors are within cosine 0.9999 of f32's, measured at the start
+    Auto,
+    /// 32-bit floating point
+    F32,
+    /// 16 bits: fixed point on a CPU, floating point on a GPU
+    Half,
+    /// 8-bit integers: a cache of its own
+    Int8,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::Auto => Self::Auto,
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::Half => Self::Half,
+            PrecisionName::Int8 => Self::Int8,
+        }
+    }
 }
 
 /// When an answered entry is safe.

@@ -5,6 +5,7 @@
 mod digest;
 mod embedding;
 mod key;
+mod lane;
 mod model;
 mod namespace;
 mod pattern;
@@ -13,7 +14,8 @@ mod tokens;
 
 pub use embedding::{Embedding, UnusableVector};
 pub use key::{ChunkId, ContentHash, Key, ParseKeyError, Scope, TokenKey};
-pub use model::{Device, FingerprintBuilder, ModelCard, ModelVersion, Pooling};
+pub use lane::{Lane, UnknownLane};
+pub use model::{ActiveDevice, Device, FingerprintBuilder, ModelCard, ModelVersion, Pooling};
 pub use namespace::{Namespace, NamespaceError};
 pub use pattern::Pattern;
 pub use provenance::Status;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::TruncationDirection;
 use super::digest::digest;
 
 /// A fingerprint of everything in a model that changes its vectors: weights, tokenizer, pooling, maximum length,
@@ -56,6 +59,11 @@ pub enum Pooling {
     Cls,
     /// The largest value of each dimension.
     Max,
+    /// The last token's vector.
+    #[serde(rename = "last", alias = "lasttoken")]
+    LastToken,
+    /// However the upstream does it.
+    Upstream,
 }
 
 impl fmt::Display for Pooling {
@@ -64,6 +72,8 @@ impl fmt::Display for Pooling {
             Self::Mean => "mean",
             Self::Cls => "cls",
             Self::Max => "max",
+            Self::LastToken => "last",
+            Self::Upstream => "upstream",
         })
     }
 }
@@ -77,9 +87,13 @@ pub enum Device {
     Cuda,
     /// An Apple GPU.
     Metal,
+    /// Somebody else's, behind an endpoint.
+    Upstream,
 }
 
 impl Device {
+    const ALL: [Self; 4] = [Self::Cpu, Self::Cuda, Self::Metal, Self::Upstream];
+
     /// The name used in headers, answers and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -87,7 +101,46 @@ impl Device {
             Self::Cpu => "cpu",
             Self::Cuda => "cuda",
             Self::Metal => "metal",
+            Self::Upstream => "upstream",
         }
+    }
+}
+
+/// What computes a model's vectors now. All copies of a card share it: weights are loaded when they are needed, and a GPU
+/// that is lost gives way to the processor.
+#[derive(Clone, Debug)]
+pub struct ActiveDevice(Arc<Active>);
+
+#[derive(Debug)]
+struct Active {
+    device: AtomicU8,
+    kernel: Mutex<Arc<str>>,
+}
+
+impl ActiveDevice {
+    /// A device, and what computes on it, for people: the arithmetic and the instruction set, such as `i16 avx2`.
+    #[must_use]
+    pub fn new(device: Device, kernel: &str) -> Self {
+        Self(Arc::new(Active { device: AtomicU8::new(device as u8), kernel: Mutex::new(kernel.into()) }))
+    }
+
+    /// What computes now.
+    #[must_use]
+    pub fn get(&self) -> Device {
+        let now = self.0.device.load(Ordering::Relaxed);
+        Device::ALL.into_iter().find(|&device| device as u8 == now).expect("only a device is ever stored")
+    }
+
+    /// What computes on it, for people.
+    #[must_use]
+    pub fn kernel(&self) -> Arc<str> {
+        Arc::clone(&self.0.kernel.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says that another computes from now on.
+    pub fn set(&self, device: Device, kernel: &str) {
+        self.0.device.store(device as u8, Ordering::Relaxed);
+        *self.0.kernel.lock().unwrap_or_else(PoisonError::into_inner) = kernel.into();
     }
 }
 
@@ -104,6 +157,8 @@ pub struct ModelCard {
     pub dims: usize,
     /// The most tokens the model reads of one text, special tokens included.
     pub max_tokens: usize,
+    /// Which end of a long text is cut when the request does not say.
+    pub truncation_direction: TruncationDirection,
     /// How token vectors become one.
     pub pooling: Pooling,
     /// Whether vectors are scaled to length one when the request does not say.
@@ -116,8 +171,8 @@ pub struct ModelCard {
     pub matryoshka_dims: Vec<usize>,
     /// The precision class of the vectors, `f32` for everything within cosine 0.9999 of it.
     pub precision: String,
-    /// What computes them.
-    pub device: Device,
+    /// What computes them now.
+    pub device: ActiveDevice,
     /// The SPDX licence of the weights.
     pub licence: Option<String>,
 }

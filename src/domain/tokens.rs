@@ -1,7 +1,8 @@
 //! A text as the model reads it.
 
 /// Which end of a long text is cut off.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TruncationDirection {
     /// The end is cut.
     #[default]

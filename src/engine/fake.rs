@@ -5,7 +5,9 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Engine, EngineError, Model, Token, Tokenizer};
-use crate::domain::{Device, FingerprintBuilder, ModelCard, Pooling, Tokens, Truncation, TruncationDirection};
+use crate::domain::{
+    ActiveDevice, Device, FingerprintBuilder, ModelCard, Pooling, Tokens, Truncation, TruncationDirection,
+};
 
 /// Ids of the first and last token of every text.
 const FIRST: u32 = 1;
@@ -22,6 +24,10 @@ pub struct FakeEngine {
 }
 
 impl Engine for FakeEngine {
+    fn kernel(&self) -> String {
+        "fake".to_owned()
+    }
+
     fn embed(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
         let vector = |ids: &&[u32]| {
             let mut state = xxh3_64(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>()) | 1;
@@ -102,13 +108,14 @@ pub fn model(dims: usize) -> Model {
         version: FingerprintBuilder::new().field("fake", &dims.to_le_bytes()).finish(),
         dims,
         max_tokens: 256,
+        truncation_direction: TruncationDirection::Right,
         pooling: Pooling::Mean,
         normalize: true,
         prompts: prompts.map(|(name, prompt)| (name.to_owned(), prompt.to_owned())).into(),
         default_prompt: None,
         matryoshka_dims: Vec::new(),
         precision: "f32".to_owned(),
-        device: Device::Cpu,
+        device: ActiveDevice::new(Device::Cpu, "fake"),
         licence: None,
     };
     Model { card, tokenizer: Arc::new(FakeTokenizer), engine: Box::new(FakeEngine { dims }) }

@@ -5,71 +5,152 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{Config, PositionEmbeddingType};
 use gemm as _; // Its feature `x86-v4` gives candle's f32 multiplication AVX-512 where the processor has it.
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::bert::{self, Bert};
+use super::families::{self, Family, Loaded, OneByOne, Refusal};
 use super::manifest::{Manifest, ModelFile};
 use super::source::{Located, Sources, locate};
 use super::tokenizer::ModelTokenizer;
-use super::{EngineError, Model};
-use crate::domain::{self, FingerprintBuilder, ModelCard};
-
-/// The class of vectors within cosine 0.9999 of f32 arithmetic.
-const PRECISION: &str = "f32";
+use super::{
+    Described, Engine, EngineError, EngineSource, Model, Options, Precision, device, encoder, precision, upstream,
+};
+use crate::domain::{self, ActiveDevice, FingerprintBuilder, ModelCard};
 
 /// Finds a model, checks its files and loads it.
 ///
 /// # Errors
 /// When it is not found, a file is not what its manifest says, or the model is of a kind that is not supported.
-pub fn open(name: &str, sources: &Sources) -> Result<Model, EngineError> {
-    load(&locate(name, sources)?)
+pub fn open(name: &str, sources: &Sources, options: &Options) -> Result<Model, EngineError> {
+    describe(name, sources, options)?.load()
 }
 
-/// Loads a model that has been found.
-fn load(located: &Located) -> Result<Model, EngineError> {
+/// Finds a model and checks its files, and loads everything but what computes.
+///
+/// # Errors
+/// As [`open`], but that trouble with the weights' shapes is only found when they are loaded.
+pub fn describe(name: &str, sources: &Sources, options: &Options) -> Result<Described, EngineError> {
+    let located = locate(name, sources)?;
+    match &located.manifest.upstream {
+        Some(upstream) => {
+            let folder = options.state_dir.as_ref().unwrap_or(&sources.models_dir).join("upstream");
+            Ok(upstream::open(&located.manifest, upstream, &folder)?.into())
+        }
+        None => describe_files(&located, options),
+    }
+}
+
+fn describe_files(located: &Located, options: &Options) -> Result<Described, EngineError> {
     let Located { folder, manifest, .. } = located;
     let config_file = read(folder, manifest, "config.json")?;
-    let config = parse_config(&config_file, folder, manifest)?;
+    let (family, config) = parse_config(&config_file, folder, manifest)?;
+    device::check(options)?;
+    if !family.is_encoder() && options.precision == Precision::Int8 {
+        let what = "it is not BERT-shaped, and only such networks are computed in int8";
+        return Err(unsupported(folder, what.to_owned()));
+    }
     let tokenizer_file = read(folder, manifest, "tokenizer.json")?;
-    let tokenizer = ModelTokenizer::from_bytes(&tokenizer_file.bytes, &tokenizer_file.path)?;
-    let weights = read(folder, manifest, "model.safetensors")?;
+    let tokenizer = Arc::new(ModelTokenizer::from_bytes(&tokenizer_file.bytes, &tokenizer_file.path)?);
+    let file = read(folder, manifest, "model.safetensors")?;
 
+    let numerics = if family.is_encoder() { encoder::NUMERICS_VERSION } else { families::NUMERICS_VERSION };
     let version = FingerprintBuilder::new()
-        .field("weights", &weights.sha256)
+        .field("weights", &file.sha256)
         .field("tokenizer", &tokenizer_file.sha256)
         .field("config", &config_file.sha256)
         .field("pooling", manifest.pooling.to_string().as_bytes())
         .field("max tokens", &(manifest.max_tokens as u64).to_le_bytes())
-        .field("precision", PRECISION.as_bytes())
-        .field("numerics", bert::NUMERICS_VERSION.as_bytes())
+        .field("precision", options.precision.class().as_bytes())
+        .field("numerics", numerics.as_bytes())
         .finish();
 
-    let invalid =
-        |error: candle_core::Error| EngineError::Invalid { path: weights.path.clone(), reason: error.to_string() };
-    let vb = VarBuilder::from_buffered_safetensors(weights.bytes, DType::F32, &Device::Cpu).map_err(invalid)?;
-    // Some checkpoints hold the encoder inside a larger network.
-    let candidates = [vb.clone(), vb.pp("bert")];
-    let named = candidates.iter().find(|vb| vb.contains_tensor("embeddings.word_embeddings.weight"));
-    let named = named.ok_or_else(|| unsupported(folder, "its tensors are not named as BERT's".to_owned()))?;
-    let engine = Bert::load(&config, manifest.pooling, named).map_err(invalid)?;
+    let active = ActiveDevice::new(domain::Device::Cpu, "not loaded");
     let card = ModelCard {
         name: manifest.name.clone(),
         source: manifest.source.clone(),
         version,
         dims: manifest.dims,
         max_tokens: manifest.max_tokens,
+        truncation_direction: manifest.truncation_direction,
         pooling: manifest.pooling,
         normalize: manifest.normalize,
         prompts: manifest.prompts.clone(),
         default_prompt: manifest.default_prompt.clone(),
         matryoshka_dims: manifest.matryoshka_dims.clone(),
-        precision: PRECISION.to_owned(),
-        device: domain::Device::Cpu,
+        precision: options.precision.class().to_owned(),
+        device: active.clone(),
         licence: manifest.licence.clone(),
     };
-    Ok(Model { card, tokenizer: Arc::new(tokenizer), engine: Box::new(engine) })
+    let weights_bytes = file.bytes.len() as u64;
+    let building = Building {
+        folder: folder.clone(),
+        manifest: manifest.clone(),
+        family,
+        config,
+        config_path: config_file.path,
+        weights_path: file.path,
+        weights_sha256: file.sha256,
+        options: options.clone(),
+        tokenizer: Arc::clone(&tokenizer),
+        active,
+    };
+    let weights = EngineSource::new(weights_bytes, Some(file.bytes), Box::new(move |read| building.build(read)));
+    Ok(Described { card, tokenizer, weights })
+}
+
+/// What it takes to build a model's engine, any number of times.
+struct Building {
+    folder: PathBuf,
+    manifest: Manifest,
+    family: Family,
+    config: Value,
+    config_path: PathBuf,
+    weights_path: PathBuf,
+    weights_sha256: Vec<u8>,
+    options: Options,
+    tokenizer: Arc<ModelTokenizer>,
+    active: ActiveDevice,
+}
+
+impl Building {
+    /// From the bytes of the weights, if they were just read, else from their file.
+    fn build(&self, read_before: Option<Vec<u8>>) -> Result<Box<dyn Engine>, EngineError> {
+        let Self { folder, manifest, config, weights_path, options, .. } = self;
+        let bytes = match read_before {
+            Some(bytes) => bytes,
+            None => unchanged(read(folder, manifest, "model.safetensors")?, &self.weights_sha256)?,
+        };
+        let invalid =
+            |error: candle_core::Error| EngineError::Invalid { path: weights_path.clone(), reason: error.to_string() };
+        let vb = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).map_err(invalid)?;
+        let loaded = self.family.load(config, &vb, manifest.max_tokens);
+        let loaded = loaded.map_err(|refusal| refused(refusal, folder, &self.config_path, weights_path))?;
+        let (pooling, max_tokens) = (manifest.pooling, manifest.max_tokens);
+        match loaded {
+            Loaded::Encoder(weights) => {
+                let (options, tokenizer) = (options.clone(), Arc::clone(&self.tokenizer));
+                let on_processor = move |weights: &super::weights::Weights| {
+                    precision::encoder(weights, pooling, &options, &*tokenizer, max_tokens)
+                };
+                device::choose(weights, pooling, &self.options, &self.active, on_processor)
+            }
+            Loaded::Network(network) => {
+                let engine = OneByOne { network, pooling };
+                self.active.set(domain::Device::Cpu, &engine.kernel());
+                Ok(Box::new(engine))
+            }
+        }
+    }
+}
+
+/// Weights read again have to be those that the fingerprint was made of.
+fn unchanged(file: ReadFile, sha256: &[u8]) -> Result<Vec<u8>, EngineError> {
+    if file.sha256 == sha256 {
+        return Ok(file.bytes);
+    }
+    let reason = "it was replaced while the model was served: start again to serve the new one".to_owned();
+    Err(EngineError::Invalid { path: file.path, reason })
 }
 
 /// Checks every file of a model against its manifest.
@@ -88,39 +169,35 @@ pub fn verify(located: &Located) -> Result<Vec<(ModelFile, u64)>, EngineError> {
 }
 
 fn unsupported(folder: &Path, what: String) -> EngineError {
-    EngineError::Unsupported { folder: folder.to_owned(), what, supported: "BERT (model_type bert), in safetensors" }
+    EngineError::Unsupported { folder: folder.to_owned(), what, supported: families::SUPPORTED }
 }
 
-fn parse_config(file: &ReadFile, folder: &Path, manifest: &Manifest) -> Result<Config, EngineError> {
+/// What a family refuses, with the place it stands in.
+pub(super) fn refused(refusal: Refusal, folder: &Path, config: &Path, weights: &Path) -> EngineError {
+    match refusal {
+        Refusal::Config(reason) => EngineError::Invalid { path: config.to_owned(), reason },
+        Refusal::Unsupported(what) => unsupported(folder, what),
+        Refusal::Weights(error) => EngineError::Invalid { path: weights.to_owned(), reason: error.to_string() },
+    }
+}
+
+/// Recognises the network and holds its configuration against the manifest.
+fn parse_config(file: &ReadFile, folder: &Path, manifest: &Manifest) -> Result<(Family, Value), EngineError> {
     let invalid = |reason: String| EngineError::Invalid { path: file.path.clone(), reason };
-    let value: serde_json::Value = serde_json::from_slice(&file.bytes).map_err(|error| invalid(error.to_string()))?;
-    match value["model_type"].as_str() {
-        None | Some("bert") => {}
-        Some(other) => return Err(unsupported(folder, format!("its model_type is {other}"))),
+    let refused = |refusal| refused(refusal, folder, &file.path, &file.path);
+    let config: Value = serde_json::from_slice(&file.bytes).map_err(|error| invalid(error.to_string()))?;
+    let family = Family::of(&config).map_err(refused)?;
+    let outline = family.outline(&config).map_err(refused)?;
+    if outline.dims != manifest.dims {
+        return Err(invalid(format!("hidden_size is {}, the manifest says {} dims", outline.dims, manifest.dims)));
     }
-    let config: Config = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
-    if config.position_embedding_type != PositionEmbeddingType::Absolute {
-        return Err(unsupported(folder, "its positions are not absolute".to_owned()));
-    }
-    if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-        return Err(invalid(format!(
-            "hidden_size {} cannot be split over {} heads",
-            config.hidden_size, config.num_attention_heads
-        )));
-    }
-    if config.hidden_size != manifest.dims {
-        return Err(invalid(format!(
-            "hidden_size is {}, the manifest says {} dims",
-            config.hidden_size, manifest.dims
-        )));
-    }
-    if config.max_position_embeddings < manifest.max_tokens {
+    if outline.places < manifest.max_tokens {
         return Err(invalid(format!(
             "the network reads {} tokens, the manifest says {}",
-            config.max_position_embeddings, manifest.max_tokens
+            outline.places, manifest.max_tokens
         )));
     }
-    Ok(config)
+    Ok((family, config))
 }
 
 struct ReadFile {

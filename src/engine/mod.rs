@@ -1,28 +1,45 @@
 //! Models: from a name to token batches in, vectors out.
 //!
 //! The whole boundary is two traits, [`Tokenizer`] and [`Engine`], and a [`Model`] that holds one of each with its card.
-//! [`open`] finds a model's files (`source`), checks them against its manifest (`manifest`) and loads them (`load`).
+//! [`open`] finds a model's files (`source`), checks them against its manifest (`manifest`) and loads them (`load`);
+//! [`describe`] leaves out the weights, which [`Residents`] loads when they are needed and drops when they are not.
 //!
 //! Never caches, never queues, never normalises: what a text's vector is, and nothing about who asks for it.
 
-mod activation;
-mod bert;
+mod device;
+mod encoder;
 mod error;
 pub mod fake;
+mod families;
+mod guard;
+mod kernel;
 mod load;
 pub mod manifest;
+mod options;
+mod pooling;
+mod precision;
+mod resident;
 mod sentence_transformers;
 mod source;
+mod tensors;
+mod threads;
 mod tokenizer;
+mod upstream;
+mod weights;
 
 use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
 
 use crate::domain::{ModelCard, Tokens, Truncation};
 
 pub use error::EngineError;
-pub use load::{open, verify};
+pub use load::{describe, open, verify};
 pub use manifest::Manifest;
+pub use options::{DeviceChoice, Options, Precision};
+pub use resident::{Described, EngineSource, Residency, Residents};
 pub use source::{Located, Origin, Sources, find, locate};
+pub use upstream::{Dialect, Encoding, OnChange, Upstream};
 
 /// What computes vectors. One thread owns it.
 pub trait Engine: Send {
@@ -34,6 +51,52 @@ pub trait Engine: Send {
     /// # Errors
     /// When the batch cannot be computed.
     fn embed(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// Whether its weights are in memory, for engines whose are not always.
+    fn residency(&self) -> Option<Residency> {
+        None
+    }
+
+    /// What computes, for people: the arithmetic and the instruction set or device, such as `i16 avx2`.
+    fn kernel(&self) -> String {
+        "unnamed".to_owned()
+    }
+
+    /// As [`Engine::embed`], where texts may fail one by one: one outcome a text, in order.
+    fn embed_each(&mut self, batch: &[&[u32]]) -> Vec<Result<Vec<f32>, EngineError>> {
+        match self.embed(batch) {
+            Ok(vectors) => vectors.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        }
+    }
+
+    /// How much it wants to be given at once, where that is not for the batcher's settings to say.
+    fn at_once(&self) -> Option<AtOnce> {
+        None
+    }
+
+    /// What tells about it while its thread has it.
+    fn monitor(&self) -> Option<Arc<dyn Monitor>> {
+        None
+    }
+}
+
+/// The most that an engine wants to be given at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtOnce {
+    /// Texts.
+    pub texts: usize,
+    /// Their tokens.
+    pub tokens: usize,
+}
+
+/// What can be known of an engine from other threads.
+pub trait Monitor: Send + Sync {
+    /// Adds its metrics to a registry.
+    fn register(&self, registry: &mut Registry);
+
+    /// What is wrong with it now, if anything is, though it may still compute.
+    fn trouble(&self) -> Option<String>;
 }
 
 /// What turns texts into token ids. Used from many threads.

@@ -12,8 +12,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::EngineError;
+use super::families::Family;
+use super::load::refused;
 use super::manifest::{Manifest, ModelFile};
-use crate::domain::Pooling;
+use crate::domain::{Pooling, TruncationDirection};
 
 /// The files a folder has to have.
 pub(super) const REQUIRED: [&str; 3] = ["model.safetensors", "tokenizer.json", "config.json"];
@@ -48,11 +50,8 @@ pub(super) fn describe(folder: &Path, name: &str, source: &str) -> Result<Manife
         file: "config.json".into(),
         hint: "",
     })?;
-    let number = |key: &str| config[key].as_u64().map(|value| value as usize);
-    let dims = number("hidden_size").ok_or_else(|| EngineError::Invalid {
-        path: folder.join("config.json"),
-        reason: "it has no hidden_size".to_owned(),
-    })?;
+    let outline = Family::of(&config).and_then(|family| family.outline(&config));
+    let outline = outline.map_err(|refusal| refused(refusal, folder, &folder.join("config.json"), folder))?;
 
     let mut pooling = Pooling::Mean;
     // Without modules.json a folder is a bare transformer: sentence-transformers then takes the mean and does not normalise.
@@ -72,7 +71,7 @@ pub(super) fn describe(folder: &Path, name: &str, source: &str) -> Result<Manife
             }
         }
     }
-    let longest = number("max_position_embeddings").unwrap_or(512);
+    let longest = outline.places;
     // Older versions write the length into the first of these, newer ones into the second. The second may be absurd
     // (1e30 for "none"), which is no u64 and so counts for nothing.
     let mut max_tokens = longest;
@@ -83,10 +82,17 @@ pub(super) fn describe(folder: &Path, name: &str, source: &str) -> Result<Manife
             break;
         }
     }
+    let truncation_direction = match read::<Value>(folder, "tokenizer_config.json")? {
+        Some(config) if config["truncation_side"] == "left" => TruncationDirection::Left,
+        _ => TruncationDirection::Right,
+    };
     let Prompts { mut prompts, default_prompt_name } =
         read(folder, "config_sentence_transformers.json")?.unwrap_or_default();
-    // Recent versions write empty prompts for models that have none.
-    prompts.retain(|name, prompt| !prompt.is_empty() || default_prompt_name.as_ref() == Some(name));
+    // Recent versions write empty prompts for models that have none. Beside others an empty one says that there is nothing to
+    // put before a text of that kind.
+    if prompts.values().all(String::is_empty) {
+        prompts.retain(|name, _| default_prompt_name.as_ref() == Some(name));
+    }
 
     let file = |path: &&str| ModelFile { path: (*path).to_owned(), bytes: None, sha256: None };
     let manifest = Manifest {
@@ -94,8 +100,9 @@ pub(super) fn describe(folder: &Path, name: &str, source: &str) -> Result<Manife
         source: source.to_owned(),
         revision: None,
         licence: None,
-        dims,
+        dims: outline.dims,
         max_tokens,
+        truncation_direction,
         pooling,
         normalize,
         prompts,
@@ -103,6 +110,7 @@ pub(super) fn describe(folder: &Path, name: &str, source: &str) -> Result<Manife
         matryoshka_dims: Vec::new(),
         files: REQUIRED.iter().map(file).collect(),
         wheel: None,
+        upstream: None,
     };
     let text = toml::to_string(&manifest)
         .map_err(|error| EngineError::Invalid { path: folder.to_owned(), reason: error.to_string() })?;
@@ -132,13 +140,14 @@ fn read_pooling(folder: &Path, file: &str) -> Result<Pooling, EngineError> {
         ["mean"] => Ok(Pooling::Mean),
         ["cls"] => Ok(Pooling::Cls),
         ["max"] => Ok(Pooling::Max),
+        ["lasttoken"] => Ok(Pooling::LastToken),
         other => Err(EngineError::Unsupported {
             folder: folder.to_owned(),
             what: format!(
                 "its pooling is {}",
                 if other.is_empty() { "not said".to_owned() } else { other.join(" with ") }
             ),
-            supported: "mean, cls or max, one of them",
+            supported: "mean, cls, max or lasttoken, one of them",
         }),
     }
 }
@@ -164,8 +173,11 @@ mod tests {
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
-        std::fs::write(folder.path().join("config.json"), r#"{"hidden_size": 8, "max_position_embeddings": 64}"#)
-            .unwrap();
+        std::fs::write(
+            folder.path().join("config.json"),
+            r#"{"hidden_size": 8, "num_attention_heads": 2, "max_position_embeddings": 64}"#,
+        )
+        .unwrap();
         for (file, text) in files {
             std::fs::write(folder.path().join(file), text).unwrap();
         }
@@ -187,6 +199,7 @@ mod tests {
         for (config, expected) in [
             (r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#, Pooling::Cls),
             (r#"{"pooling_mode_max_tokens": true}"#, Pooling::Max),
+            (r#"{"pooling_mode_lasttoken": true, "pooling_mode_mean_tokens": false}"#, Pooling::LastToken),
             (r#"{"pooling_mode": "mean", "embedding_dimension": 8}"#, Pooling::Mean),
         ] {
             let manifest = describe(&[("modules.json", &modules), ("1_Pooling/config.json", config)]).unwrap();
@@ -207,7 +220,13 @@ mod tests {
         .unwrap();
         assert_eq!((manifest.max_tokens, manifest.normalize), (64, false));
         assert_eq!(manifest.default_prompt.as_deref(), Some("query"));
-        assert_eq!(manifest.prompts.into_iter().collect::<Vec<_>>(), [("query".to_owned(), "q: ".to_owned())]);
+        let prompts = [("document", ""), ("query", "q: ")].map(|(name, prompt)| (name.to_owned(), prompt.to_owned()));
+        assert_eq!(manifest.prompts.into_iter().collect::<Vec<_>>(), prompts);
+        let none = r#"{"prompts": {"query": "", "document": ""}, "default_prompt_name": null}"#;
+        assert_eq!(describe(&[("config_sentence_transformers.json", none)]).unwrap().prompts.len(), 0);
+        let left = r#"{"truncation_side": "left"}"#;
+        let manifest = describe(&[("tokenizer_config.json", left)]).unwrap();
+        assert_eq!(manifest.truncation_direction, TruncationDirection::Left);
     }
 
     #[test]
@@ -216,9 +235,9 @@ mod tests {
         assert!(error.to_string().contains("Dense"), "{error}");
         let error = describe(&[("modules.json", "{")]).unwrap_err();
         assert!(error.to_string().contains("modules.json"), "{error}");
-        let error = describe(&[("config.json", "{}")]).unwrap_err();
+        let error = describe(&[("config.json", r#"{"num_attention_heads": 2}"#)]).unwrap_err();
         assert!(error.to_string().contains("hidden_size"), "{error}");
-        let error = describe(&[("config.json", r#"{"hidden_size": 1e9}"#)]).unwrap_err();
+        let error = describe(&[("config.json", r#"{"num_attention_heads": 2, "hidden_size": 1e9}"#)]).unwrap_err();
         assert!(error.to_string().contains("hidden_size"), "{error}");
     }
 }

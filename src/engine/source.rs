@@ -45,6 +45,8 @@ pub enum Origin {
     HubCache,
     /// Just fetched from the Hub.
     Hub,
+    /// Nowhere here: an endpoint computes.
+    Upstream,
 }
 
 impl std::fmt::Display for Origin {
@@ -53,6 +55,7 @@ impl std::fmt::Display for Origin {
             Self::Folder => "local folder",
             Self::HubCache => "Hugging Face cache",
             Self::Hub => "Hugging Face Hub",
+            Self::Upstream => "upstream",
         })
     }
 }
@@ -66,6 +69,17 @@ pub struct Located {
     pub manifest: Manifest,
     /// Where it was found.
     pub origin: Origin,
+}
+
+impl Located {
+    /// Where the model is, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.manifest.upstream {
+            Some(upstream) => format!("{} {}", self.origin, upstream.base_url),
+            None => format!("{} {}", self.origin, self.folder.display()),
+        }
+    }
 }
 
 /// Finds a model's files, fetching them from the Hub if they are nowhere else.
@@ -158,6 +172,9 @@ impl Wanted {
 
     fn in_folder(&self, tried: &mut Vec<String>) -> Result<Option<Located>, EngineError> {
         let folder = &self.folder;
+        if self.manifest.as_ref().is_some_and(|manifest| manifest.upstream.is_some()) {
+            return self.found(folder.to_owned(), Origin::Upstream).map(Some);
+        }
         if !folder.is_dir() {
             tried.push(format!("the folder {}: not there", folder.display()));
             return Ok(None);

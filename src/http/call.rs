@@ -3,15 +3,16 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
-use axum::extract::Request;
+use axum::extract::{Query, Request};
 use axum::response::Response;
 use futures_util::FutureExt;
 use hyper::body::Body as _;
 use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Method, StatusCode, Version};
+use hyper::{Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
-use crate::cache::{self, Cache};
+use crate::cache;
+use crate::domain::{Lane, UnknownLane};
 
 use super::Service;
 use super::errors::Error;
@@ -24,17 +25,24 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// How long the client is willing to wait, in seconds.
 pub(super) const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
 
+/// The lane that the client asks for.
+pub(super) const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
+
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// A request being answered.
 pub(super) struct Call {
     pub(super) service: Service,
     pub(super) started: Instant,
+    /// What the client asks for; `None`: as the number of inputs says.
+    pub(super) lane: Option<Lane>,
+    /// The model that the address names, with `?model=`.
+    pub(super) model: Option<String>,
     limit: std::time::Duration,
 }
 
 impl Call {
-    fn new(service: Service, headers: &HeaderMap) -> Result<Self, Error> {
+    fn new(service: Service, headers: &HeaderMap, address: &Uri) -> Result<Self, Error> {
         let config = &service.shared.config;
         let limit = match headers.get(REQUEST_TIMEOUT) {
             None => config.request_timeout,
@@ -47,19 +55,25 @@ impl Call {
                 std::time::Duration::from_secs_f64(seconds.min(config.request_timeout_max.as_secs_f64()))
             }
         };
-        Ok(Self { service, started: Instant::now(), limit })
+        let lane = match headers.get(PRIORITY) {
+            None => None,
+            Some(value) => {
+                let lane = value.to_str().map_err(|_| UnknownLane).and_then(|name| name.trim().parse());
+                Some(lane.map_err(|unknown| Error::BadRequest { name: "x-priority", message: unknown.to_string() })?)
+            }
+        };
+        Ok(Self { service, started: Instant::now(), lane, model: named_model(address)?, limit })
     }
 
-    /// Does blocking work with the cache on a thread for that. Past the deadline the work goes on and its answer is lost.
+    /// Does blocking work on a thread for that. Past the deadline the work goes on and its answer is lost.
     ///
     /// # Errors
     /// When the deadline passes first, or the work panics.
     pub(super) async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Cache) -> T + Send + 'static,
+        work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let cache = self.service.shared.cache.clone();
-        let working = tokio::task::spawn_blocking(move || work(&cache));
+        let working = tokio::task::spawn_blocking(work);
         self.in_time(working).await?.map_err(|_| Error::Panicked)
     }
 
@@ -71,6 +85,16 @@ impl Call {
         let deadline = self.started + self.limit;
         tokio::time::timeout_at(deadline, wait).await.map_err(|_| Error::Deadline { limit: self.limit })
     }
+}
+
+/// The `model` of an address's query.
+fn named_model(address: &Uri) -> Result<Option<String>, Error> {
+    if !address.query().is_some_and(|query| query.contains("model=")) {
+        return Ok(None);
+    }
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(address)
+        .map_err(|error| Error::BadRequest { name: "query", message: error.body_text() })?;
+    Ok(pairs.into_iter().rfind(|(name, _)| name == "model").map(|(_, model)| model))
 }
 
 /// An answer, and what the log says of it.
@@ -127,7 +151,7 @@ where
     let outcome = if draining && route.is_work() {
         Err(Error::Cache(cache::Error::ShuttingDown))
     } else {
-        match Call::new(service.clone(), request.headers()) {
+        match Call::new(service.clone(), request.headers(), request.uri()) {
             Ok(call) => match AssertUnwindSafe(handle(call, request)).catch_unwind().await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Error::Panicked),

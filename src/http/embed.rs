@@ -54,7 +54,7 @@ pub(super) struct EmbedRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<Parameters<'_>>)]
     parameters: Option<Object<Parameters<'a>>>,
-    /// The served model, to be sure of it.
+    /// One of the served models, the default one if not given.
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     model: Option<Text<'a>>,
@@ -205,7 +205,7 @@ impl Output {
 impl<'a> EmbedRequest<'a> {
     fn wanted<'r>(&'r self, call: &Call, inputs: Inputs<'r>) -> Result<Wanted<'r>, Error> {
         let shared = &call.service.shared;
-        pipeline::check_model(shared.cache.card(), self.model.as_ref().map(|model| &*model.0))?;
+        let model = pipeline::model(call, self.model.as_ref().map(|model| &*model.0))?;
         if let Some(Object(reuse)) = &self.reuse {
             reuse.check()?;
         }
@@ -216,11 +216,12 @@ impl<'a> EmbedRequest<'a> {
         let prompt_name = self.prompt_name.as_ref().or_else(|| parameters?.prompt_name.as_ref());
         let truncate = self.truncate.or_else(|| parameters?.truncate);
         Ok(Wanted {
+            model,
             request: cache::Request {
                 namespace: namespace(self.namespace.as_ref().map(|name| &*name.0))?,
                 prompt_name: prompt_name.map(|name| &*name.0),
                 truncate: truncate.unwrap_or(shared.config.auto_truncate),
-                direction: direction.map(Into::into).unwrap_or_default(),
+                direction: direction.map(Into::into),
                 mode: self.cache.map_or(Mode::Use, Into::into),
                 ttl: ttl(self.ttl)?,
                 tags,
@@ -240,11 +241,11 @@ impl<'a> EmbedRequest<'a> {
 async fn vectors(call: &Call, asked: &EmbedRequest<'_>, texts: &Texts<'_>, output: Output) -> Result<Answered, Error> {
     texts.check("inputs", call.service.shared.config.batch_texts_max)?;
     let embedded = pipeline::embed(call, asked.wanted(call, Inputs::Texts(&texts.texts))?).await?;
-    let shaped = embedded.shaped(call.service.shared.cache.card())?;
+    let shaped = embedded.shaped()?;
     let format = match output {
         Output::Plain(format) => format,
         Output::Detailed => {
-            let body = detailed(call, &embedded)?;
+            let body = detailed(&embedded)?;
             return Ok(embedded.reply(call, "application/json", body));
         }
     };
@@ -286,12 +287,11 @@ pub(super) fn name_layout(headers: &mut HeaderMap, dims: usize, dtype: &'static 
     headers.insert(EMBEDDING_DTYPE, HeaderValue::from_static(dtype));
 }
 
-fn detailed(call: &Call, embedded: &Embedded) -> Result<Vec<u8>, Error> {
-    let shared = &call.service.shared;
-    let card = shared.cache.card();
-    let shaped = embedded.shaped(card)?;
+fn detailed(embedded: &Embedded) -> Result<Vec<u8>, Error> {
+    let shaped = embedded.shaped()?;
     let mut head = String::new();
-    let (name, version, dims) = (&shared.model_json, card.version, shaped.dims);
+    let name = serde_json::Value::from(&*embedded.model.alias);
+    let (version, dims) = (embedded.model.cache.card().version, shaped.dims);
     write!(head, "{{\"model\":{name},\"fingerprint\":\"{version}\",\"dims\":{dims},\"items\":[")
         .expect("memory can be written to");
     let mut out = head.into_bytes();

@@ -4,6 +4,7 @@ use axum::extract::Request;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::cache::{self, Served};
 use crate::domain::Key;
 
 use super::call::{Answered, Audit, Call};
@@ -58,19 +59,24 @@ pub(super) struct RemovedEntry {
 /// Says what is known of one entry.
 #[utoipa::path(
     get, path = "/entries/{key}", tag = "cache",
-    params(("key" = String, Path, description = "The key, in hexadecimal")),
+    params(("key" = String, Path, description = "The key, in hexadecimal"), ("model" = Option<String>, Query, description = "The model it is of; whichever has it if not given")),
     responses((status = 200, description = "The entry's facts", body = EntryFacts))
 )]
 pub(super) async fn entry(call: Call, request: Request) -> Result<Answered, Error> {
     let key = asked_key(&request)?;
-    let found = call.blocking(move |cache| {
-        let entry = cache.lookup(&[key]).pop().flatten()?;
-        Some((entry, cache.tags(&key), cache.payload(&key), cache.namespace_name(entry.namespace)))
+    let models = pipeline::models(&call, None)?;
+    let found = call.blocking(move || {
+        models.into_iter().find_map(|Served { cache, .. }| {
+            let entry = cache.lookup(&[key]).pop().flatten()?;
+            let (tags, payload, namespace) =
+                (cache.tags(&key), cache.payload(&key), cache.namespace_name(entry.namespace));
+            Some((cache, entry, tags, payload, namespace))
+        })
     });
-    let Some((entry, tags, payload, namespace)) = found.await? else {
+    let Some((cache, entry, tags, payload, namespace)) = found.await? else {
         return Err(Error::NoEntry { key: key.to_string() });
     };
-    let (card, now) = (call.service.shared.cache.card(), super::unix_seconds());
+    let (card, now) = (cache.card(), super::unix_seconds());
     let facts = EntryFacts {
         key: key.to_string(),
         model: card.name.clone(),
@@ -96,12 +102,16 @@ pub(super) async fn entry(call: Call, request: Request) -> Result<Answered, Erro
 /// Removes one entry.
 #[utoipa::path(
     delete, path = "/entries/{key}", tag = "cache",
-    params(("key" = String, Path, description = "The key, in hexadecimal")),
+    params(("key" = String, Path, description = "The key, in hexadecimal"), ("model" = Option<String>, Query, description = "The model it is of; whichever has it if not given")),
     responses((status = 200, description = "It was there, and is no more", body = RemovedEntry))
 )]
 pub(super) async fn remove(call: Call, request: Request) -> Result<Answered, Error> {
     let key = asked_key(&request)?;
-    let removed = call.blocking(move |cache| cache.remove(&[key])).await??;
+    let models = pipeline::models(&call, None)?;
+    let removed = call.blocking(move || {
+        models.iter().try_fold(0, |removed, model| Ok::<_, cache::Error>(removed + model.cache.remove(&[key])?))
+    });
+    let removed = removed.await??;
     if removed == 0 {
         return Err(Error::NoEntry { key: key.to_string() });
     }

@@ -17,7 +17,7 @@ use hyper::StatusCode;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value, json};
 
-use crate::cache;
+use crate::cache::{self, ChangeError};
 
 /// OpenAI's clients read this one first: the same wait, in milliseconds.
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -76,9 +76,12 @@ pub(super) enum Error {
     /// A header or a part of the address that cannot be read.
     #[error("{name}: {message}")]
     BadRequest { name: &'static str, message: String },
-    /// Another model than the served one.
-    #[error("the model {asked:?} is not served here; {served:?} is")]
-    UnknownModel { asked: String, served: String },
+    /// Another model than the served ones.
+    #[error("the model {asked:?} is not served here; {} {}", quoted(served), if served.len() == 1 { "is" } else { "are" })]
+    UnknownModel { asked: String, served: Vec<String> },
+    /// What is served cannot be changed like that.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
     /// No such route.
     #[error("there is nothing at {path}; /openapi.json lists what there is")]
     NoRoute { path: String },
@@ -162,6 +165,9 @@ impl Error {
             Self::NotAcceptable { .. } => invalid(StatusCode::NOT_ACCEPTABLE, "not_acceptable", None),
             Self::BadRequest { name, .. } => invalid(StatusCode::BAD_REQUEST, "invalid_value", Some(name)),
             Self::UnknownModel { .. } => invalid(StatusCode::NOT_FOUND, "model_not_found", Some("model")),
+            Self::Change(ChangeError::Unknown { .. }) => invalid(StatusCode::NOT_FOUND, "not_found", None),
+            Self::Change(ChangeError::Store(_)) => ours(StatusCode::INTERNAL_SERVER_ERROR, "Unhealthy", "internal"),
+            Self::Change(_) => invalid(StatusCode::CONFLICT, "conflict", None),
             Self::NoRoute { .. } => invalid(StatusCode::NOT_FOUND, "not_found", None),
             Self::Method { .. } => invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None),
             Self::NoEntry { .. } => invalid(StatusCode::NOT_FOUND, "not_cached", Some("key")),
@@ -185,6 +191,15 @@ impl Error {
                     param: None,
                 },
                 Cache::ShuttingDown => ours(StatusCode::SERVICE_UNAVAILABLE, "Unhealthy", "shutting_down"),
+                Cache::Busy { .. } => Facts {
+                    status: StatusCode::TOO_MANY_REQUESTS,
+                    tei: "Overloaded",
+                    kind: "rate_limit_error",
+                    code: "model_busy",
+                    param: None,
+                },
+                Cache::Rejected { .. } => invalid(unprocessable, "input_refused", Some("inputs")),
+                Cache::TokenizerUnknown(_) => invalid(unprocessable, "tokenizer_unknown", None),
                 Cache::Tokenizer { .. } => ours(failed, "Tokenizer", "tokenizer_failed"),
                 Cache::Engine { .. } => ours(failed, "Backend", "model_failed"),
                 Cache::Unusable { .. } => ours(failed, "Backend", "unusable_vector"),
@@ -214,7 +229,7 @@ impl Error {
         let content_type = if dialect == Dialect::Own { "application/problem+json" } else { "application/json" };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         match &self {
-            Self::Cache(cache::Error::QueueFull { retry_after, .. }) => {
+            Self::Cache(cache::Error::QueueFull { retry_after, .. } | cache::Error::Busy { retry_after, .. }) => {
                 let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
                 headers.insert(RETRY_AFTER, seconds.into());
                 headers.insert(RETRY_AFTER_MS, (retry_after.as_millis().clamp(1, 3_600_000) as u64).into());
@@ -253,6 +268,11 @@ fn body(dialect: Dialect, facts: &Facts, message: &str, request_id: &str) -> Val
 fn lengths(allowed: &[usize]) -> String {
     let words: Vec<String> = allowed.iter().map(usize::to_string).collect();
     format!("{} dimensions", words.join(" or "))
+}
+
+fn quoted(names: &[String]) -> String {
+    let words: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    words.join(", ")
 }
 
 fn seconds(duration: Duration) -> f64 {

@@ -42,7 +42,7 @@ pub(super) struct InvalidateRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     namespace: Option<Text<'a>>,
-    /// All entries of the served model: its name or fingerprint, to be sure of it.
+    /// All entries of a served model: its name or fingerprint. Without it, entries of every model are meant.
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     model: Option<Text<'a>>,
@@ -90,11 +90,17 @@ pub(super) async fn invalidate(call: Call, request: Request) -> Result<Answered,
     accept::json(&parts.headers)?;
     let received = body::read(&call, &parts.headers, body).await?;
     let asked: InvalidateRequest<'_> = body::parse(&received.bytes)?;
+    let models = pipeline::models(&call, asked.model.as_ref().map(|model| &*model.0))?;
     let wanted = asked.wanted(&call)?;
     let to = asked.described();
     drop(asked);
     let (mode, dry_run) = (wanted.mode, wanted.dry_run);
-    let Invalidated { matched, removed, marked } = call.blocking(move |cache| cache.invalidate(&wanted)).await??;
+    let invalidating = call.blocking(move || {
+        models
+            .iter()
+            .try_fold(Invalidated::default(), |all, model| Ok::<_, Error>(all + model.cache.invalidate(&wanted)?))
+    });
+    let Invalidated { matched, removed, marked } = invalidating.await??;
     let micros = started.elapsed().as_micros();
     let answer = InvalidateAnswer { matched, removed, took_ms: micros as f64 / 1000.0 };
     let action = match mode {
@@ -110,7 +116,6 @@ impl InvalidateRequest<'_> {
     fn wanted(&self, call: &Call) -> Result<Invalidation, Error> {
         let shared = &call.service.shared;
         let texts_max = shared.config.batch_texts_max;
-        pipeline::check_model(shared.cache.card(), self.model.as_ref().map(|model| &*model.0))?;
         let namespace = self.namespace.as_ref().map(|name| namespace(Some(&name.0))).transpose()?;
         let mut keys = None;
         if let Some(given) = &self.keys {

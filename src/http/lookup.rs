@@ -6,7 +6,7 @@ use axum::extract::Request;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{self, Inputs};
+use crate::cache::{self, Inputs, Served};
 use crate::domain::Key;
 
 use super::accept::{self, Format};
@@ -47,7 +47,7 @@ pub(super) struct LookupRequest<'a> {
     prompt_name: Option<Text<'a>>,
     /// Which end of a text that is too long is cut off; the right one if not given.
     truncation_direction: Option<Direction>,
-    /// The served model, to be sure of it.
+    /// One of the served models: the default one for texts, whichever has it for keys, if not given.
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     model: Option<Text<'a>>,
@@ -103,20 +103,26 @@ pub(super) async fn lookup(call: Call, request: Request) -> Result<Answered, Err
     let format = accept::vectors(&parts.headers)?;
     let received = body::read(&call, &parts.headers, body).await?;
     let shared = &call.service.shared;
-    let keys = if raw { raw_keys(&received.bytes)? } else { asked_keys(&call, &received.bytes)? };
+    let Asked { keys, models } = if raw {
+        Asked { keys: raw_keys(&received.bytes)?, models: pipeline::models(&call, None)? }
+    } else {
+        asked_keys(&call, &received.bytes)?
+    };
     check_count("keys", keys.len(), shared.config.batch_texts_max)?;
 
-    let dims = shared.cache.card().dims;
+    // Rows of several models are of several lengths: only those of one are answered, the default if none is named.
+    let cache = &models[0].cache;
+    let dims = cache.card().dims;
     let bytes_a_key = if format == Format::Json { BYTES_AN_ITEM } else { dims * 6 };
     let room = call.in_time(shared.answer_memory.reserve(keys.len() * bytes_a_key)).await?;
     if format == Format::Json {
-        let items = described(&call, &keys);
+        let items = described(&models, &keys);
         let hits = items.iter().filter(|item| item.cached).count();
         let count = items.len();
         let body = serde_json::to_vec(&LookupAnswer { items }).expect("plain fields are always written to memory");
         return Ok(Answered::of(pipeline::reply("application/json", body, room), count, hits));
     }
-    let (rows, missing) = shared.cache.rows(&keys);
+    let (rows, missing) = cache.rows(&keys);
     let (content_type, body) = encoded(format, &rows, dims);
     let mut response = pipeline::reply(content_type, body, room);
     if let Some(dtype) = binary_headers(format) {
@@ -137,10 +143,16 @@ fn raw_keys(bytes: &[u8]) -> Result<Vec<Key>, Error> {
     Ok(keys.iter().map(|key| Key::from_bytes(*key)).collect())
 }
 
-fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Vec<Key>, Error> {
+/// What is looked up, and where: at least one model.
+struct Asked {
+    keys: Vec<Key>,
+    models: Vec<Served>,
+}
+
+fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Asked, Error> {
     let shared = &call.service.shared;
     let asked: LookupRequest<'_> = body::parse(bytes)?;
-    pipeline::check_model(shared.cache.card(), asked.model.as_ref().map(|model| &*model.0))?;
+    let model = asked.model.as_ref().map(|model| &*model.0);
     let namespace = namespace(asked.namespace.as_ref().map(|name| &*name.0))?;
     match (&asked.inputs, &asked.keys) {
         (Some(texts), None) => {
@@ -148,14 +160,15 @@ fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Vec<Key>, Error> {
             let request = cache::Request {
                 namespace,
                 prompt_name: asked.prompt_name.as_ref().map(|name| &*name.0),
-                direction: asked.truncation_direction.map(Into::into).unwrap_or_default(),
+                direction: asked.truncation_direction.map(Into::into),
                 ..cache::Request::new(Inputs::Texts(&texts.texts))
             };
-            Ok(shared.cache.keys(&request)?)
+            let model = pipeline::model(call, model)?;
+            Ok(Asked { keys: model.cache.keys(&request)?, models: vec![model] })
         }
         (None, Some(keys)) => {
             keys.check("keys", shared.config.batch_texts_max)?;
-            parsed_keys(keys)
+            Ok(Asked { keys: parsed_keys(keys)?, models: pipeline::models(call, model)? })
         }
         (None, None) => Err(Error::invalid("body", "inputs or keys is needed")),
         (Some(_), Some(_)) => Err(Error::invalid("keys", "inputs or keys is needed, not both")),
@@ -175,9 +188,14 @@ pub(super) fn parsed_keys(keys: &Texts<'_>) -> Result<Vec<Key>, Error> {
     parsed.collect()
 }
 
-fn described(call: &Call, keys: &[Key]) -> Vec<LookupItem> {
+fn described(models: &[Served], keys: &[Key]) -> Vec<LookupItem> {
     let now = super::unix_seconds();
-    let entries = call.service.shared.cache.lookup(keys);
+    let mut entries = models[0].cache.lookup(keys);
+    for model in &models[1..] {
+        for (entry, other) in entries.iter_mut().zip(model.cache.lookup(keys)) {
+            *entry = entry.take().or(other);
+        }
+    }
     keys.iter()
         .zip(entries)
         .map(|(key, entry)| LookupItem {

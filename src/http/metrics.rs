@@ -1,6 +1,8 @@
 //! What the service tells Prometheus about its requests and connections. Every series exists from the first scrape,
 //! and counting one request looks nothing up: each route holds its own counters.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -12,6 +14,48 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::route::Route;
+use crate::cache::Catalogue;
+
+/// Registers what the caches count: one model's as it is, of several each with the label `model`.
+pub(super) fn register_models(catalogue: &Catalogue, registry: &mut Registry) {
+    let models = catalogue.models();
+    if let [only] = models.as_slice() {
+        return only.cache.register(registry);
+    }
+    for model in models {
+        let label = (Cow::Borrowed("model"), Cow::Owned(model.alias.to_string()));
+        model.cache.register(registry.sub_registry_with_label(label));
+    }
+}
+
+/// Brings the lines of a family together and says once what it is, as the format wants it: of several models each writes
+/// its own.
+pub(super) fn gathered(text: &str) -> String {
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut families: Vec<Vec<&str>> = Vec::new();
+    let mut family = 0;
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let name = rest.split(' ').next().unwrap_or_default();
+            family = *places.entry(name).or_insert(families.len());
+            if family == families.len() {
+                families.push(Vec::new());
+            }
+        } else if families.is_empty() {
+            families.push(Vec::new());
+        }
+        let lines = &mut families[family];
+        if !(line.starts_with("# ") && lines.contains(&line)) {
+            lines.push(line);
+        }
+    }
+    let mut gathered = String::with_capacity(text.len());
+    for line in families.into_iter().flatten().chain(["# EOF"]) {
+        gathered.push_str(line);
+        gathered.push('\n');
+    }
+    gathered
+}
 
 /// By the first digit of the status: 2xx to 5xx.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];

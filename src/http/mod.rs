@@ -1,4 +1,4 @@
-//! The service: HTTP in three dialects (text-embeddings-inference, OpenAI, ours) over one cache.
+//! The service: HTTP in three dialects (text-embeddings-inference, OpenAI, ours) over one cache a model.
 //!
 //! ```text
 //! connection ─► limits (headers, time, count) ─► route ─► id, deadline ─► body (bounded) ─► cache ─► shape ─► encoding
@@ -23,6 +23,7 @@ mod limits;
 mod lookup;
 mod memory;
 mod metrics;
+mod migrations;
 pub mod numbers;
 mod openai;
 mod openapi;
@@ -43,7 +44,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 
-use crate::cache::Cache;
+use crate::cache::Catalogue;
 
 pub use limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
 pub use routes::router;
@@ -59,7 +60,7 @@ pub struct Service {
 }
 
 struct Shared {
-    cache: Cache,
+    catalogue: Catalogue,
     config: Config,
     metrics: Metrics,
     registry: Registry,
@@ -67,30 +68,27 @@ struct Shared {
     answer_memory: Memory,
     draining: AtomicBool,
     openapi: Bytes,
-    /// The served model's name as a JSON string.
-    model_json: String,
     started_unix: u64,
 }
 
 impl Service {
-    /// A service over a cache, with its own metrics beside the cache's.
+    /// A service over one cache or several, with its own metrics beside theirs.
     #[must_use]
-    pub fn new(cache: Cache, config: Config) -> Self {
+    pub fn new(models: impl Into<Catalogue>, config: Config) -> Self {
+        let catalogue = models.into();
         numbers::prepare();
         let metrics = Metrics::new();
         let mut registry = Registry::with_prefix("vecmemo");
-        cache.register(&mut registry);
+        metrics::register_models(&catalogue, &mut registry);
         metrics.register(&mut registry);
-        let openapi = openapi::document(cache.card(), &config);
-        let model_json = serde_json::Value::from(cache.card().name.as_str()).to_string();
+        let openapi = openapi::document(&catalogue, &config);
         let shared = Shared {
             request_memory: Memory::new(config.request_memory_bytes_max),
             answer_memory: Memory::new(config.answer_memory_bytes_max),
             draining: AtomicBool::new(false),
             openapi,
-            model_json,
             started_unix: unix_seconds(),
-            cache,
+            catalogue,
             config,
             metrics,
             registry,

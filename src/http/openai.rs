@@ -4,7 +4,7 @@ use axum::extract::Request;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::cache::{self, Inputs};
+use crate::cache::{self, Inputs, Served};
 
 use super::accept;
 use super::body;
@@ -24,7 +24,7 @@ pub(super) struct EmbeddingsRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Object)]
     input: OpenAiInput<'a>,
-    /// The served model.
+    /// One of the served models, the default one if not given.
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     model: Option<Text<'a>>,
@@ -93,7 +93,7 @@ pub(super) struct EmbeddingsAnswer {
     object: String,
     /// In the order of the inputs.
     data: Vec<EmbeddingObject>,
-    /// The served model.
+    /// The name of the model that answered.
     model: String,
     /// How many tokens there were.
     usage: Usage,
@@ -164,20 +164,21 @@ pub(super) async fn embeddings(call: Call, request: Request) -> Result<Answered,
         }
     };
     let embedded = pipeline::embed(&call, asked.wanted(&call, inputs)?).await?;
-    let body = written(&call, &embedded, encoding)?;
+    let body = written(&embedded, encoding)?;
     Ok(embedded.reply(&call, "application/json", body))
 }
 
 impl EmbeddingsRequest<'_> {
     fn wanted<'r>(&'r self, call: &Call, inputs: Inputs<'r>) -> Result<Wanted<'r>, Error> {
         let shared = &call.service.shared;
-        pipeline::check_model(shared.cache.card(), self.model.as_ref().map(|model| &*model.0))?;
+        let model = pipeline::model(call, self.model.as_ref().map(|model| &*model.0))?;
         if let Some(Object(reuse)) = &self.reuse {
             reuse.check()?;
         }
         let tags = self.tags.as_deref().unwrap_or_default();
         check_tags(tags)?;
         Ok(Wanted {
+            model,
             request: cache::Request {
                 namespace: namespace(self.namespace.as_ref().map(|name| &*name.0))?,
                 prompt_name: self.prompt_name.as_ref().map(|name| &*name.0),
@@ -194,9 +195,8 @@ impl EmbeddingsRequest<'_> {
     }
 }
 
-fn written(call: &Call, embedded: &Embedded, encoding: Encoding) -> Result<Vec<u8>, Error> {
-    let shared = &call.service.shared;
-    let shaped = embedded.shaped(shared.cache.card())?;
+fn written(embedded: &Embedded, encoding: Encoding) -> Result<Vec<u8>, Error> {
+    let shaped = embedded.shaped()?;
     let row_bytes = match encoding {
         Encoding::Float => shaped.dims * 13,
         Encoding::Base64 => shaped.dims * 6,
@@ -221,7 +221,7 @@ fn written(call: &Call, embedded: &Embedded, encoding: Encoding) -> Result<Vec<u
         out.push(b'}');
     }
     out.extend_from_slice(b"],\"model\":");
-    out.extend_from_slice(shared.model_json.as_bytes());
+    out.extend_from_slice(serde_json::Value::from(&*embedded.model.alias).to_string().as_bytes());
     out.extend_from_slice(b",\"usage\":{\"prompt_tokens\":");
     write_number(&mut out, embedded.summary.tokens);
     out.extend_from_slice(b",\"total_tokens\":");
@@ -243,12 +243,14 @@ fn write_number(out: &mut Vec<u8>, number: u64) {
 )]
 pub(super) async fn models(call: Call, _request: Request) -> Result<Answered, Error> {
     let shared = &call.service.shared;
-    let card = shared.cache.card();
-    let model = json!({
-        "id": card.name,
-        "object": "model",
-        "created": shared.started_unix,
-        "owned_by": card.source.split('/').next().unwrap_or_default(),
-    });
-    Ok(pipeline::json(&json!({ "object": "list", "data": [model] })).into())
+    let model = |served: &Served| {
+        json!({
+            "id": &*served.alias,
+            "object": "model",
+            "created": shared.started_unix,
+            "owned_by": served.cache.card().source.split('/').next().unwrap_or_default(),
+        })
+    };
+    let models: Vec<_> = shared.catalogue.aliases().iter().map(model).collect();
+    Ok(pipeline::json(&json!({ "object": "list", "data": models })).into())
 }

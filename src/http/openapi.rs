@@ -1,18 +1,21 @@
 //! `/openapi.json`: generated from the handlers and their types, then narrowed to what this service, with its model and
 //! its limits, really accepts. What the document allows is accepted; every status and body it can answer is in it.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
+use crate::cache::Catalogue;
 use crate::cache::policy::TTL_SECONDS_MAX;
-use crate::domain::ModelCard;
+use crate::domain::{Lane, ModelCard};
 
 use super::errors::Dialect;
 use super::limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
 use super::shape::allowed_dims;
 use super::wire::{TAG_CHARS_MAX, TAGS_MAX};
-use super::{embed, entries, invalidate, lookup, openai, operations, switch, tokenize};
+use super::{embed, entries, invalidate, lookup, migrations, openai, operations, switch, tokenize};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -29,6 +32,13 @@ use super::{embed, entries, invalidate, lookup, openai, operations, switch, toke
         invalidate::invalidate,
         switch::show,
         switch::set,
+        migrations::list,
+        migrations::start,
+        migrations::stop,
+        migrations::texts,
+        migrations::alias,
+        migrations::switch,
+        migrations::delete,
         operations::stats,
         operations::info,
         operations::health,
@@ -39,14 +49,19 @@ use super::{embed, entries, invalidate, lookup, openai, operations, switch, toke
 )]
 struct Document;
 
-/// Writes the document for a model and limits.
-pub(super) fn document(card: &ModelCard, config: &Config) -> Bytes {
+/// Writes the document for models and limits.
+pub(super) fn document(catalogue: &Catalogue, config: &Config) -> Bytes {
+    let models = catalogue.models();
+    let cards: Vec<&ModelCard> = models.iter().map(|model| model.cache.card()).collect();
     let mut document = serde_json::to_value(Document::openapi()).expect("the document has string keys");
     let texts_max = config.batch_texts_max.min(BATCH_TEXTS_CEILING);
-    describe_requests(&mut document["components"]["schemas"], card, config, texts_max);
+    let names = model_names(catalogue);
+    describe_requests(&mut document["components"]["schemas"], &cards, &names, config, texts_max);
+    describe_models(&mut document["paths"], &names);
     describe_errors(&mut document["components"]["schemas"]);
     describe_answers(&mut document["paths"]);
     describe_failures(&mut document["paths"]);
+    describe_lanes(&mut document["paths"]);
     Bytes::from(document.to_string())
 }
 
@@ -64,12 +79,16 @@ fn choice(values: Vec<Value>) -> Value {
 }
 
 /// Replaces what the types cannot say: alternatives, and limits that are known only now.
-fn describe_requests(schemas: &mut Value, card: &ModelCard, config: &Config, texts_max: usize) {
-    let names = [&card.name, &card.source];
+fn describe_requests(schemas: &mut Value, cards: &[&ModelCard], names: &[Value], config: &Config, texts_max: usize) {
+    // What only some of several models have is accepted with those alone: prompts and lengths.
+    let prompts: BTreeSet<&String> = cards.iter().flat_map(|card| card.prompts.keys()).collect();
+    let mut dims: Vec<usize> = cards.iter().flat_map(|card| allowed_dims(card)).collect();
+    dims.sort_unstable_by(|a, b| b.cmp(a));
+    dims.dedup();
     let shared = [
-        ("prompt_name", choice(card.prompts.keys().map(|name| json!(name)).collect())),
-        ("model", choice(names.iter().filter(|name| !name.is_empty()).map(|name| json!(name)).collect())),
-        ("dimensions", choice(allowed_dims(card).into_iter().map(|dims| json!(dims)).collect())),
+        ("prompt_name", choice(prompts.into_iter().map(|name| json!(name)).collect())),
+        ("model", choice(names.to_vec())),
+        ("dimensions", choice(dims.into_iter().map(|dims| json!(dims)).collect())),
         ("namespace", json!({ "type": ["string", "null"], "pattern": "^[A-Za-z0-9._:-]*$", "maxLength": 128 })),
         ("ttl", json!({ "type": ["integer", "null"], "minimum": 1, "maximum": TTL_SECONDS_MAX })),
         (
@@ -85,9 +104,15 @@ fn describe_requests(schemas: &mut Value, card: &ModelCard, config: &Config, tex
         ("older_than", json!({ "type": ["integer", "null"], "minimum": 0, "maximum": TTL_SECONDS_MAX })),
         ("encoding_format", choice(vec![json!("float"), json!("base64")])),
     ];
-    for name in
-        ["EmbedRequest", "Parameters", "EmbeddingsRequest", "TokenizeRequest", "LookupRequest", "InvalidateRequest"]
-    {
+    for name in [
+        "EmbedRequest",
+        "Parameters",
+        "EmbeddingsRequest",
+        "TokenizeRequest",
+        "LookupRequest",
+        "InvalidateRequest",
+        "MigrationTexts",
+    ] {
         let Some(properties) = schemas[name]["properties"].as_object_mut() else { continue };
         for (field, schema) in &shared {
             if let Some(property) = properties.get_mut(*field) {
@@ -107,6 +132,7 @@ fn describe_requests(schemas: &mut Value, card: &ModelCard, config: &Config, tex
     narrow(&mut schemas["EmbedRequest"]["properties"]["inputs"], &texts);
     narrow(&mut schemas["EmbeddingsRequest"]["properties"]["input"], &input);
     narrow(&mut schemas["TokenizeRequest"]["properties"]["inputs"], &texts);
+    narrow(&mut schemas["MigrationTexts"]["properties"]["inputs"], &texts);
 
     let keys = json!({
         "type": "array", "minItems": 1, "maxItems": texts_max,
@@ -149,6 +175,32 @@ fn describe_requests(schemas: &mut Value, card: &ModelCard, config: &Config, tex
     schemas["RootRequest"] = root;
     let numbers = json!({ "type": "array", "items": { "type": "number" } });
     schemas["EmbeddingObject"]["properties"]["embedding"] = json!({ "oneOf": [numbers, { "type": "string" }] });
+}
+
+/// What a request may name a model by, fingerprints apart.
+fn model_names(catalogue: &Catalogue) -> Vec<Value> {
+    let aliases = catalogue.aliases().into_iter().map(|served| served.alias.to_string());
+    let sources = catalogue.models().into_iter().map(|served| served.cache.card().source.clone());
+    let mut names: Vec<String> = Vec::new();
+    for name in aliases.chain(sources) {
+        if !name.is_empty() && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.into_iter().map(Value::from).collect()
+}
+
+/// Names the models wherever an address can.
+fn describe_models(paths: &mut Value, names: &[Value]) {
+    let operations = paths.as_object_mut().into_iter().flatten().filter_map(|(_, methods)| methods.as_object_mut());
+    for operation in operations.flat_map(|methods| methods.values_mut()) {
+        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+        for parameter in parameters.into_iter().flatten() {
+            if parameter["name"] == "model" {
+                parameter["schema"] = json!({ "enum": names });
+            }
+        }
+    }
 }
 
 /// Replaces a schema, keeping its description.
@@ -243,7 +295,8 @@ fn describe_failures(paths: &mut Value) {
         };
         for (method, operation) in methods.as_object_mut().into_iter().flatten() {
             let has_body = matches!(method.as_str(), "post" | "put");
-            for &status in if has_body { WORK } else { READ } {
+            let conflict: &[u16] = if path.starts_with("/admin/") { &[409] } else { &[] };
+            for &status in if has_body { WORK } else { READ }.iter().chain(conflict) {
                 let mut content = Map::new();
                 let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
                 content.insert(content_type.to_owned(), json!({ "schema": schema }));
@@ -257,6 +310,20 @@ fn describe_failures(paths: &mut Value) {
                     None => operation["parameters"] = json!([timeout]),
                 }
             }
+        }
+    }
+}
+
+/// The lane, of the routes that have something computed.
+fn describe_lanes(paths: &mut Value) {
+    let priority = json!({
+        "name": "x-priority", "in": "header", "required": false,
+        "description": "How urgent it is; one input is a query, several are ingested, if not given",
+        "schema": { "enum": Lane::ALL.map(Lane::as_str) },
+    });
+    for path in ["/embed", "/", "/v1/embeddings"] {
+        if let Some(parameters) = paths[path]["post"]["parameters"].as_array_mut() {
+            parameters.push(priority.clone());
         }
     }
 }

@@ -4,7 +4,9 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use serde_json::json;
+use serde_json::{Map, Value, json};
+
+use crate::cache::{Cache, Served};
 
 use super::call::{Answered, Call};
 use super::errors::Error;
@@ -17,18 +19,35 @@ use super::wire::flag;
 /// With `ages=true` also how many entries have which age, for which every record is read.
 #[utoipa::path(
     get, path = "/stats", tag = "operations",
-    params(("ages" = Option<bool>, Query, description = "Count entries by age, which reads every record")),
+    params(
+        ("ages" = Option<bool>, Query, description = "Count entries by age, which reads every record"),
+        ("model" = Option<String>, Query, description = "Of one model only"),
+    ),
     responses((status = 200, description = "Entries, bytes, hit rates, evictions, memory, queue", body = Object))
 )]
 pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Error> {
     let with_ages = flag(request.uri().query(), "ages")?;
-    let (stats, ages) = call.blocking(move |cache| (cache.stats(), with_ages.then(|| cache.ages()))).await?;
     let shared = &call.service.shared;
-    let mut stats = serde_json::to_value(stats).expect("the figures have string keys");
-    if let Some(stats) = stats.as_object_mut() {
-        if let Some(ages) = ages {
-            stats.insert("ages".to_owned(), json!(ages));
+    let models = pipeline::models(&call, None)?;
+    let figures = move |model: &Served| {
+        let mut stats = serde_json::to_value(model.cache.stats()).expect("the figures have string keys");
+        if with_ages {
+            stats["ages"] = json!(model.cache.ages());
         }
+        stats
+    };
+    let gathering = call.blocking(move || {
+        let mut all = models.iter().map(|model| (model.alias.to_string(), figures(model)));
+        let (first, mut stats) = all.next().expect("there is a model");
+        let rest: Map<String, Value> = all.collect();
+        if !rest.is_empty() {
+            let each = std::iter::once((first, stats.clone())).chain(rest).collect();
+            stats["models"] = Value::Object(each);
+        }
+        stats
+    });
+    let mut stats = gathering.await?;
+    if let Some(stats) = stats.as_object_mut() {
         let http = json!({
             "connections": shared.metrics.connections.get(),
             "requests_in_flight": shared.metrics.in_flight.get(),
@@ -41,18 +60,32 @@ pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Erro
     Ok(pipeline::json(&stats).into())
 }
 
-/// The served model and the service's limits.
+/// The default model, all models in brief, and the service's limits.
 #[utoipa::path(
     get, path = "/info", tag = "operations",
+    params(("model" = Option<String>, Query, description = "The model; the default one if not given")),
     responses((status = 200, description = "Model and limits", body = Object))
 )]
 pub(super) async fn info(call: Call, _request: Request) -> Result<Answered, Error> {
     let shared = &call.service.shared;
-    let (card, config) = (shared.cache.card(), &shared.config);
+    let (model, config) = (pipeline::model(&call, None)?, &shared.config);
+    let card = model.cache.card();
     let prompts: Vec<&String> = card.prompts.keys().collect();
+    let brief = |served: &Served| {
+        let card = served.cache.card();
+        json!({
+            "name": &*served.alias,
+            "model_id": card.source,
+            "fingerprint": card.version.to_string(),
+            "dims": card.dims,
+            "max_input_length": card.max_tokens,
+            "loaded": served.cache.stats().weights.loaded,
+        })
+    };
+    let models: Vec<_> = shared.catalogue.aliases().iter().map(brief).collect();
     let info = json!({
         "model_id": card.source,
-        "served_model_name": card.name,
+        "served_model_name": &*model.alias,
         "model_sha": null,
         "model_dtype": card.precision,
         "model_type": { "embedding": { "pooling": card.pooling } },
@@ -60,7 +93,8 @@ pub(super) async fn info(call: Call, _request: Request) -> Result<Answered, Erro
         "dims": card.dims,
         "dimensions": allowed_dims(card),
         "normalize": card.normalize,
-        "device": card.device.as_str(),
+        "device": card.device.get().as_str(),
+        "kernel": &*card.device.kernel(),
         "prompts": prompts,
         "default_prompt": card.default_prompt,
         "licence": card.licence,
@@ -69,6 +103,7 @@ pub(super) async fn info(call: Call, _request: Request) -> Result<Answered, Erro
         "max_concurrent_requests": config.connections_max,
         "max_body_bytes": config.body_bytes_max,
         "auto_truncate": config.auto_truncate,
+        "models": models,
         "version": env!("CARGO_PKG_VERSION"),
     });
     Ok(pipeline::json(&info).into())
@@ -89,21 +124,31 @@ pub(super) async fn health(_call: Call, _request: Request) -> Result<Answered, E
     responses((status = 200, description = "It would", body = Object))
 )]
 pub(super) async fn ready(call: Call, _request: Request) -> Result<Answered, Error> {
+    let models = call.service.shared.catalogue.models();
     let readiness = if call.service.is_draining() {
         Err("the service is shutting down".to_owned())
     } else {
-        call.service.shared.cache.readiness()
+        models.iter().try_for_each(|model| model.cache.readiness().map_err(|reason| named(&models, model, &reason)))
     };
     match readiness {
         // A store that can no longer write costs hits, not answers: it is said, and does not take the service out.
         Ok(()) => {
-            let store = call.service.shared.cache.store_trouble();
-            let cache = if call.service.shared.cache.is_enabled() { "on" } else { "off" };
-            let store = store.as_deref().unwrap_or("ok");
-            Ok(pipeline::json(&json!({ "status": "ready", "store": store, "cache": cache })).into())
+            let said = |trouble: fn(&Cache) -> Option<String>| {
+                let troubles: Vec<String> =
+                    models.iter().filter_map(|model| Some(named(&models, model, &trouble(&model.cache)?))).collect();
+                if troubles.is_empty() { "ok".to_owned() } else { troubles.join("; ") }
+            };
+            let cache = if models.iter().all(|model| model.cache.is_enabled()) { "on" } else { "off" };
+            let (store, model) = (said(Cache::store_trouble), said(Cache::model_trouble));
+            Ok(pipeline::json(&json!({ "status": "ready", "store": store, "cache": cache, "model": model })).into())
         }
         Err(reason) => Err(Error::NotReady(reason)),
     }
+}
+
+/// What is to be said of a model, with its name where there are several.
+fn named(models: &[Served], model: &Served, what: &str) -> String {
+    if models.len() == 1 { what.to_owned() } else { format!("{}: {what}", model.alias) }
 }
 
 /// Everything that is counted, as Prometheus reads it.
@@ -116,6 +161,9 @@ pub(super) async fn metrics(call: Call, _request: Request) -> Result<Answered, E
     shared.metrics.set_memory(shared.request_memory.reserved_bytes(), shared.answer_memory.reserved_bytes());
     let mut text = String::with_capacity(32 << 10);
     prometheus_client::encoding::text::encode(&mut text, &shared.registry).expect("memory can be written to");
+    if shared.catalogue.models().len() > 1 {
+        text = super::metrics::gathered(&text);
+    }
     let mut response = Response::new(Body::from(text));
     let content_type = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, content_type);

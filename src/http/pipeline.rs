@@ -8,8 +8,7 @@ use bytes::Bytes;
 use half::f16;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 
-use crate::cache::{self, Answer, Inputs};
-use crate::domain::ModelCard;
+use crate::cache::{self, Answer, Inputs, Served};
 
 use super::call::{Answered, Call};
 use super::errors::Error;
@@ -22,6 +21,7 @@ const BYTES_A_NUMBER: usize = 12;
 
 /// A request to the cache, and the shape its vectors are wanted in.
 pub(super) struct Wanted<'a> {
+    pub(super) model: Served,
     pub(super) request: cache::Request<'a>,
     pub(super) shape: Shape,
     pub(super) reuse_asked: bool,
@@ -29,6 +29,7 @@ pub(super) struct Wanted<'a> {
 
 /// The cache's answer, and the room that was reserved for sending it.
 pub(super) struct Embedded {
+    pub(super) model: Served,
     pub(super) answer: Answer,
     pub(super) summary: Summary,
     pub(super) room: Room,
@@ -40,9 +41,10 @@ pub(super) struct Embedded {
 /// # Errors
 /// When the cache has none, the shape cannot be had, or the deadline passes.
 pub(super) async fn embed(call: &Call, wanted: Wanted<'_>) -> Result<Embedded, Error> {
-    let Wanted { request, shape, reuse_asked } = wanted;
+    let Wanted { model, mut request, shape, reuse_asked } = wanted;
+    request.lane = call.lane.unwrap_or(request.lane);
     let shared = &call.service.shared;
-    let card = shared.cache.card();
+    let card = model.cache.card();
     shape.dims(card)?;
     let characters = match request.inputs {
         Inputs::Texts(texts) => texts.iter().map(|text| text.chars().count()).sum(),
@@ -50,15 +52,19 @@ pub(super) async fn embed(call: &Call, wanted: Wanted<'_>) -> Result<Embedded, E
     };
     let bytes = request.inputs.len() * card.dims * BYTES_A_NUMBER;
     let room = call.in_time(shared.answer_memory.reserve(bytes)).await?;
-    let answer = call.in_time(shared.cache.embed(request)).await??;
+    let watched = model.migration.as_ref().map(|migration| (migration, request.clone()));
+    let answer = call.in_time(model.cache.embed(request)).await??;
+    if let Some((migration, request)) = watched {
+        migration.observe(&request, &answer);
+    }
     let summary = Summary::of(&answer, characters, reuse_asked);
-    Ok(Embedded { answer, summary, room, shape })
+    Ok(Embedded { model, answer, summary, room, shape })
 }
 
 impl Embedded {
     /// The vectors in the shape that was asked for.
-    pub(super) fn shaped(&self, card: &ModelCard) -> Result<Shaped<'_>, Error> {
-        self.shape.apply(&self.answer, card)
+    pub(super) fn shaped(&self) -> Result<Shaped<'_>, Error> {
+        self.shape.apply(&self.answer, self.model.cache.card())
     }
 
     /// The finished answer with the cache's rows as they are for a body: raw f16, of the shape they are stored in.
@@ -71,7 +77,7 @@ impl Embedded {
     pub(super) fn reply(self, call: &Call, content_type: &'static str, body: impl Octets) -> Answered {
         let mut response = reply(content_type, body, self.room);
         let total = Duration::from_nanos(call.started.elapsed().as_nanos() as u64);
-        let device = call.service.shared.cache.card().device;
+        let device = self.model.cache.card().device.get();
         headers::write(response.headers_mut(), &self.summary, &self.answer.timings, total, device);
         Answered::of(response, self.summary.items, self.summary.hits)
     }
@@ -115,15 +121,27 @@ pub(super) fn json(body: &impl serde::Serialize) -> Response {
     response
 }
 
-/// Checks that the model a request names is the served one: by name, by source, or by fingerprint.
+/// The model that a request means: the one its body names, by alias, source or fingerprint; else the one its address names
+/// (`?model=`); else the default.
 ///
 /// # Errors
-/// When it is another.
-pub(super) fn check_model(card: &ModelCard, asked: Option<&str>) -> Result<(), Error> {
-    match asked {
-        Some(asked) if asked != card.name && asked != card.source && asked != card.version.to_string() => {
-            Err(Error::UnknownModel { asked: asked.chars().take(200).collect(), served: card.name.clone() })
-        }
-        _ => Ok(()),
+/// When nothing of that name is served.
+pub(super) fn model(call: &Call, asked: Option<&str>) -> Result<Served, Error> {
+    let catalogue = &call.service.shared.catalogue;
+    let asked = asked.or(call.model.as_deref());
+    catalogue.resolve(asked).ok_or_else(|| Error::UnknownModel {
+        asked: asked.unwrap_or_default().chars().take(200).collect(),
+        served: catalogue.aliases().iter().map(|served| served.alias.to_string()).collect(),
+    })
+}
+
+/// The models that a request means: the one that is named, or all of them, the default first.
+///
+/// # Errors
+/// As [`model`].
+pub(super) fn models(call: &Call, asked: Option<&str>) -> Result<Vec<Served>, Error> {
+    if asked.is_none() && call.model.is_none() {
+        return Ok(call.service.shared.catalogue.models());
     }
+    Ok(vec![model(call, asked)?])
 }

@@ -14,6 +14,11 @@ pub(super) enum Route {
     Entries,
     Invalidate,
     Switch,
+    Migrations,
+    Migration,
+    MigrationTexts,
+    Alias,
+    Model,
     Stats,
     Info,
     Health,
@@ -26,7 +31,7 @@ pub(super) enum Route {
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Embed,
         Self::Root,
         Self::Embeddings,
@@ -36,6 +41,11 @@ impl Route {
         Self::Entries,
         Self::Invalidate,
         Self::Switch,
+        Self::Migrations,
+        Self::Migration,
+        Self::MigrationTexts,
+        Self::Alias,
+        Self::Model,
         Self::Stats,
         Self::Info,
         Self::Health,
@@ -57,6 +67,11 @@ impl Route {
             Self::Entries => "/entries/{key}",
             Self::Invalidate => "/invalidate",
             Self::Switch => "/admin/cache",
+            Self::Migrations => "/admin/migrations",
+            Self::Migration => "/admin/migrations/{alias}",
+            Self::MigrationTexts => "/admin/migrations/{alias}/texts",
+            Self::Alias => "/admin/aliases/{alias}",
+            Self::Model => "/admin/models/{model}",
             Self::Stats => "/stats",
             Self::Info => "/info",
             Self::Health => "/health",
@@ -69,7 +84,16 @@ impl Route {
 
     /// Whether it is refused once the service is told to stop.
     pub(super) fn is_work(self) -> bool {
-        matches!(self, Self::Embed | Self::Root | Self::Embeddings | Self::Tokenize | Self::Lookup | Self::Invalidate)
+        matches!(
+            self,
+            Self::Embed
+                | Self::Root
+                | Self::Embeddings
+                | Self::Tokenize
+                | Self::Lookup
+                | Self::Invalidate
+                | Self::MigrationTexts
+        )
     }
 }
 
@@ -84,6 +108,11 @@ impl Route {
             | Self::Entries
             | Self::Invalidate
             | Self::Switch
+            | Self::Migrations
+            | Self::Migration
+            | Self::MigrationTexts
+            | Self::Alias
+            | Self::Model
             | Self::Stats
             | Self::Ready
             | Self::Metrics

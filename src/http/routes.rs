@@ -6,12 +6,12 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::handler::Handler;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
 use super::call::{self, Answered, Call};
 use super::errors::Error;
 use super::route::Route;
-use super::{Service, embed, entries, invalidate, lookup, openai, operations, switch, tokenize};
+use super::{Service, embed, entries, invalidate, lookup, migrations, openai, operations, switch, tokenize};
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
 pub fn router(service: Service) -> Router {
@@ -30,6 +30,17 @@ pub fn router(service: Service) -> Router {
         )
         .route("/invalidate", post(handler(Route::Invalidate, invalidate::invalidate)))
         .route("/admin/cache", get(handler(Route::Switch, switch::show)).put(handler(Route::Switch, switch::set)))
+        .route(
+            "/admin/migrations",
+            get(handler(Route::Migrations, migrations::list)).post(handler(Route::Migrations, migrations::start)),
+        )
+        .route("/admin/migrations/{alias}", delete(handler(Route::Migration, migrations::stop)))
+        .route("/admin/migrations/{alias}/texts", post(handler(Route::MigrationTexts, migrations::texts)))
+        .route(
+            "/admin/aliases/{alias}",
+            get(handler(Route::Alias, migrations::alias)).put(handler(Route::Alias, migrations::switch)),
+        )
+        .route("/admin/models/{model}", delete(handler(Route::Model, migrations::delete)))
         .route("/stats", get(handler(Route::Stats, operations::stats)))
         .route("/info", get(handler(Route::Info, operations::info)))
         .route("/health", get(handler(Route::Health, operations::health)))

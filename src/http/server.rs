@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service as _;
 
-use crate::cache::Cache;
+use crate::cache::Catalogue;
 
 use super::connection::{Busy, Connection};
 use super::limits::Config;
@@ -40,18 +40,19 @@ const LATECOMERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Hyper's smallest buffer.
 const BUFFER_BYTES_MIN: usize = 8 << 10;
 
-/// Serves a cache on a listener until `shutdown` ends, then drains: what was accepted is answered, the cache is drained.
+/// Serves one cache or several on a listener until `shutdown` ends, then drains: what was accepted is answered, the cache is drained.
 ///
 /// # Errors
 /// When the cache's store cannot be synced at the end. Troubles of single connections end those alone.
 pub async fn serve(
     listener: TcpListener,
-    cache: Cache,
+    models: impl Into<Catalogue>,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let drain_timeout = config.drain_timeout;
-    let service = Service::new(cache.clone(), config);
+    let catalogue = models.into();
+    let service = Service::new(catalogue.clone(), config);
     let server = Server::new(service.clone());
     let accepted = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
@@ -79,7 +80,7 @@ pub async fn serve(
     }
     // Latecomers are refused at once; who is slower than this to read its refusal does without.
     let _ = tokio::time::timeout(LATECOMERS_TIMEOUT, latecomers.shutdown()).await;
-    cache.drain().await.map_err(io::Error::other)
+    catalogue.drain().await.map_err(io::Error::other)
 }
 
 struct Server {

@@ -24,7 +24,7 @@ pub(super) struct CacheSwitch {
     responses((status = 200, description = "Whether it is on", body = CacheSwitch))
 )]
 pub(super) async fn show(call: Call, _request: Request) -> Result<Answered, Error> {
-    Ok(pipeline::json(&CacheSwitch { enabled: call.service.shared.cache.is_enabled() }).into())
+    Ok(pipeline::json(&CacheSwitch { enabled: call.service.shared.catalogue.default().cache.is_enabled() }).into())
 }
 
 /// Switches the cache on or off.
@@ -39,7 +39,9 @@ pub(super) async fn set(call: Call, request: Request) -> Result<Answered, Error>
     accept::json(&parts.headers)?;
     let received = body::read(&call, &parts.headers, body).await?;
     let asked: CacheSwitch = body::parse(&received.bytes)?;
-    call.service.shared.cache.set_enabled(asked.enabled);
+    for model in call.service.shared.catalogue.models() {
+        model.cache.set_enabled(asked.enabled);
+    }
     let action = if asked.enabled { "switch on" } else { "switch off" };
     let answered = Answered::from(pipeline::json(&asked));
     Ok(answered.audited(Audit { action, to: "cache".to_owned(), matched: 0, changed: 0 }))

@@ -29,6 +29,10 @@ pub(super) struct TokenizeRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     prompt_name: Option<Text<'a>>,
+    /// One of the served models, the default one if not given.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>)]
+    model: Option<Text<'a>>,
 }
 
 /// One token.
@@ -60,7 +64,8 @@ pub(super) async fn tokenize(call: Call, request: Request) -> Result<Answered, E
     let asked: TokenizeRequest<'_> = body::parse(&received.bytes)?;
     let shared = &call.service.shared;
     asked.inputs.check("inputs", shared.config.batch_texts_max)?;
-    let card = shared.cache.card();
+    let model = pipeline::model(&call, asked.model.as_ref().map(|model| &*model.0))?;
+    let card = model.cache.card();
     let prompt = match asked.prompt_name {
         None => String::new(),
         Some(Text(name)) => match card.prompts.get(&*name) {
@@ -73,7 +78,7 @@ pub(super) async fn tokenize(call: Call, request: Request) -> Result<Answered, E
     };
     let room = call.in_time(shared.answer_memory.reserve(received.bytes.len() * BYTES_A_BYTE)).await?;
     let texts: Vec<String> = asked.inputs.texts.into_iter().map(|text| text.into_owned()).collect();
-    let (cache, special) = (shared.cache.clone(), asked.add_special_tokens.unwrap_or(true));
+    let (cache, special) = (model.cache.clone(), asked.add_special_tokens.unwrap_or(true));
     let items = texts.len();
     // Splitting takes milliseconds a text: not for the threads that serve connections.
     let splitting = tokio::task::spawn_blocking(move || {

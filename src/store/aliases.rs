@@ -16,7 +16,7 @@ use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition, W
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::StoreError;
-use super::side::Side;
+use super::side::{self, Side};
 use crate::domain::{Key, TokenKey};
 
 /// The most token keys that wait to be written.
@@ -95,7 +95,7 @@ impl Aliases {
         let path = side.path.clone();
         let shared = Arc::new(Shared {
             side,
-            table: format!("tokens {model}"),
+            table: side::tokens_table(model),
             entries_max,
             is_live,
             state: Mutex::default(),

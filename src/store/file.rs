@@ -40,6 +40,11 @@ pub(super) fn short_name(model: &ModelVersion) -> String {
     model.to_string()[..16].to_owned()
 }
 
+/// Where a model's file is.
+pub(super) fn path_of(folder: &Path, model: &ModelVersion) -> PathBuf {
+    folder.join(format!("{}.space", short_name(model)))
+}
+
 /// Opens or makes the file of a model.
 pub(super) fn open(
     files: &dyn Files,
@@ -47,7 +52,7 @@ pub(super) fn open(
     model: &ModelVersion,
     layout: &Layout,
 ) -> Result<Opened, StoreError> {
-    let path = folder.join(format!("{}.space", short_name(model)));
+    let path = path_of(folder, model);
     let opened =
         |disk::Opened { file, disk }, put_aside, damaged| Opened { file, disk, path: path.clone(), put_aside, damaged };
     let begin = || begin(files, &path, model, layout);

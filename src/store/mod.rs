@@ -29,6 +29,7 @@ mod error;
 mod eviction;
 mod fault;
 mod file;
+mod folder;
 mod header;
 mod info;
 mod layout;
@@ -60,15 +61,17 @@ pub use attachments::Attachments;
 pub use compact::{Compacted, CompactedSpace, compact};
 pub use config::{Config, Cursor, Durability, Entry, NewEntry, PAYLOAD_BYTES_MAX, Scrubbed, Selector, Upkeep};
 pub use error::{StoreError, Torn};
+pub use folder::Folder;
 pub use info::{Ages, Info};
 pub use read_only::{Found, ReadOnly, Scanned, Survey};
 pub use verify::{Repaired, Report, SideReport, SpaceReport, repair, verify};
 
 use self::aliases::Aliases;
 use self::core::Core;
+#[cfg(test)]
 use self::disk::{Files, System};
+use self::folder::Seat;
 use self::layout::Layout;
-use self::lock::FolderLock;
 use self::map::Map;
 use self::record::Record;
 use self::side::Side;
@@ -81,11 +84,11 @@ use crate::domain::{Key, ModelVersion, TokenKey};
 /// One model's embeddings in a folder. Shared by reference between threads; reads wait for nobody.
 pub struct Store {
     core: Arc<Core>,
-    // Fields are dropped in this order: threads end first, the lock goes last.
+    // Fields are dropped in this order: threads end first, the folder goes last.
     _upkeep: Option<Upkeeper>,
     _interval: Option<IntervalSync>,
     _closing: Closing,
-    _lock: FolderLock,
+    _seat: Seat,
 }
 
 /// Leaves the table for the next open, when everything else has ended.
@@ -99,10 +102,13 @@ impl Store {
     /// When another process has the folder, the file is of a newer format or another model, the configuration is
     /// impossible, or the system refuses. A damaged file is put aside instead: see [`Info::put_aside`].
     pub fn open(folder: &Path, model: &ModelVersion, dims: usize, config: &Config) -> Result<Self, StoreError> {
-        Self::open_on(Arc::new(System), folder, model, dims, config)
+        // What is impossible is said before anything is made.
+        config.capacity_for(dims).and_then(|capacity| Layout::new(dims, capacity))?;
+        Self::open_in(&Folder::hold(folder)?, model, dims, config)
     }
 
     /// As `open`, with everything that changes the folder going through `files`.
+    #[cfg(test)]
     fn open_on(
         files: Arc<dyn Files>,
         folder: &Path,
@@ -110,13 +116,18 @@ impl Store {
         dims: usize,
         config: &Config,
     ) -> Result<Self, StoreError> {
+        Self::open_in(&Folder::hold_on(files, folder)?, model, dims, config)
+    }
+
+    /// Opens one of the models of a folder that is held.
+    fn open_in(folder: &Folder, model: &ModelVersion, dims: usize, config: &Config) -> Result<Self, StoreError> {
         let layout = Layout::new(dims, config.capacity_for(dims)?)?;
-        std::fs::create_dir_all(folder).map_err(StoreError::io("create the folder", folder))?;
-        let lock = FolderLock::take(folder)?;
-        let opened = file::open(&*files, folder, model, &layout)?;
+        let seat = folder.take_seat(model)?;
+        let files = folder.files();
+        let opened = file::open(&**files, folder.path(), model, &layout)?;
         let path = opened.path;
         let map = Map::new(&opened.file, &path, layout).map_err(StoreError::io("map", &path))?;
-        let mut space = Space::new(Arc::clone(&files), path.clone(), *model, layout, map)
+        let mut space = Space::new(Arc::clone(files), path.clone(), *model, layout, map)
             .map_err(StoreError::io("map the table of", &path))?;
         space.counters.quarantined.add(opened.damaged);
         let (file, disk) = (opened.file, opened.disk);
@@ -128,7 +139,8 @@ impl Store {
         };
 
         let name = file::short_name(model);
-        let (side, side_note) = Side::open(&files, folder, &name)?;
+        let (side_file, file_note) = folder.side()?;
+        let (side, side_note) = Side::open(&side_file, &name)?;
         let side = Arc::new(side);
         if side.is_new {
             // Known after a clean close as well: the side store is older than the first entry, unless it was lost.
@@ -149,14 +161,14 @@ impl Store {
             side,
             scrubbing: Mutex::default(),
             opened_clean: remembered.is_some(),
-            put_aside: opened.put_aside.into_iter().chain(side_note).collect(),
+            put_aside: opened.put_aside.into_iter().chain(file_note).chain(side_note).collect(),
         });
         let interval = match config.durability {
             Durability::Interval(interval) => Some(IntervalSync::start(Arc::clone(&core.syncer), interval)?),
             Durability::Process | Durability::Always => None,
         };
         let upkeep = Upkeeper::start(&core, config.upkeep)?;
-        Ok(Self { _closing: Closing(Arc::clone(&core)), core, _upkeep: upkeep, _interval: interval, _lock: lock })
+        Ok(Self { _closing: Closing(Arc::clone(&core)), core, _upkeep: upkeep, _interval: interval, _seat: seat })
     }
 
     /// Shows each live, unexpired, intact entry with its row, by the index of its key. `now` is in Unix seconds.

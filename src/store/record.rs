@@ -52,7 +52,7 @@ const _: () = assert!(std::mem::offset_of!(Record, state) == 63);
 impl Record {
     /// Everything but the sequence and the checksum, which [`Record::sealed`] adds.
     pub(super) fn new(entry: &NewEntry<'_>, namespace: u32, now: u32) -> Self {
-        debug_assert!(namespace <= NAMESPACE_MAX);
+        assert!(namespace <= NAMESPACE_MAX);
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
         Self {
             key: entry.key,
@@ -76,7 +76,7 @@ impl Record {
 
     /// With its sequence number and the checksum over itself and its row.
     pub(super) fn sealed(mut self, sequence: u64, row: &[f16]) -> Self {
-        debug_assert!(sequence <= SEQUENCE_MAX);
+        assert!(sequence <= SEQUENCE_MAX);
         self.sequence_and_namespace = sequence << NAMESPACE_BITS | u64::from(self.namespace());
         self.checksum = self.computed_checksum(row);
         self

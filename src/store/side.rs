@@ -3,12 +3,13 @@
 //!
 //! Namespaces, tags and payloads are on disk before the row that needs them is published. Token keys are written behind
 //! ([`super::aliases`]); losing the last of them costs a recomputation. A file that redb cannot open is put aside and
-//! begun anew: entries then have no tags and no aliases, and namespaces get numbers that no entry has.
+//! begun anew: entries then have no tags and no aliases, and namespaces get numbers that no entry has. One process has the
+//! file open once, whatever the number of its models.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use redb::{
@@ -29,17 +30,31 @@ const MEND_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) type Bytes32 = &'static [u8; 32];
 
-/// The side store's tables that are written before an answer.
-pub(super) struct Side {
+/// A folder's one database, shared by all its spaces.
+pub(super) struct SideFile {
     database: RwLock<Option<Database>>,
     /// When redb last refused to go on, if it has since it was opened: after one error of the disk it answers no more.
     broken: Mutex<Option<Instant>>,
     files: Arc<dyn Files>,
+    path: PathBuf,
+    /// The models whose tables are in use.
+    users: Mutex<Vec<User>>,
+}
+
+/// A model that uses the database.
+struct User {
+    model: String,
+    namespaces: Weak<Mutex<Namespaces>>,
+}
+
+/// One model's tables of the side store that are written before an answer.
+pub(super) struct Side {
+    file: Arc<SideFile>,
     pub(super) path: PathBuf,
     /// Whether there was nothing about the model in it before.
     pub(super) is_new: bool,
     names: Names,
-    namespaces: Mutex<Namespaces>,
+    namespaces: Arc<Mutex<Namespaces>>,
 }
 
 /// What an entry has beside its row.
@@ -67,38 +82,28 @@ pub(super) fn path_in(folder: &Path) -> PathBuf {
     folder.join("side.redb")
 }
 
-impl Side {
-    /// Opens or makes the side store. Answers with a note if one had to be put aside.
-    pub(super) fn open(
-        files: &Arc<dyn Files>,
-        folder: &Path,
-        model: &str,
-    ) -> Result<(Self, Option<String>), StoreError> {
+impl SideFile {
+    /// Opens or makes a folder's side store. Answers with a note if one had to be put aside.
+    pub(super) fn open(files: &Arc<dyn Files>, folder: &Path) -> Result<(Arc<Self>, Option<String>), StoreError> {
         let path = path_in(folder);
-        let (side, note) = match open_once(files, &path, model) {
-            Ok(side) => (side, None),
+        let (database, note) = match open_database(&**files, &path) {
+            Ok(database) => (database, None),
             Err(error) if is_damage(&error) => {
-                let note = file::put_aside(&**files, &path, &format!("the side store cannot be read ({error})"))?;
-                (open_once(files, &path, model).map_err(failed("create", &path))?, Some(note))
+                let (database, note) = begin_anew(&**files, &path, &error)?;
+                (database, Some(note))
             }
             Err(error) => return Err(failed("open", &path)(error)),
         };
         // Every time: a file that is there may have been made by a process that ended before it had done this.
         file::sync_folder_of(&**files, &path)?;
-        Ok((side, note))
-    }
-
-    /// Bytes of memory that redb's pages may take, of a file that occupies so many: what was read or written is kept until
-    /// the cache is full. (redb's own count, `CacheStats::used_bytes`, overflows while others read, in 4.4.) A quarter more for
-    /// the holes beside pages that come and go, which is what glibc's malloc was measured to need (`endurance::memory`).
-    pub(super) fn memory_bytes(occupied: u64) -> u64 {
-        let pages = occupied.min(CACHE_BYTES as u64);
-        pages + pages / 4
+        let (database, files) = (RwLock::new(Some(database)), Arc::clone(files));
+        let file = Self { database, broken: Mutex::default(), files, path, users: Mutex::default() };
+        Ok((Arc::new(file), note))
     }
 
     /// Works with the database. After an error of the disk it is opened anew, some time later: a full disk may have room
     /// again.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
         self.mend();
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let result = database.as_ref().ok_or(redb::Error::DatabaseClosed).and_then(work);
@@ -106,6 +111,16 @@ impl Side {
             self.lock_broken().get_or_insert_with(Instant::now);
         }
         result
+    }
+
+    /// Changes something; it is on disk when this returns.
+    fn write<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            let result = change(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
     }
 
     /// Opens a database that is broken anew, if that was not tried just now.
@@ -120,19 +135,104 @@ impl Side {
         }
         // The old one has the file locked; it goes first.
         close(database.take());
-        let open = || self.files.open_database(Builder::new().set_cache_size(CACHE_BYTES), &self.path);
-        match catch_unwind(AssertUnwindSafe(open)) {
-            Ok(Ok(opened)) => {
+        match open_database(&*self.files, &self.path) {
+            Ok(opened) => {
                 tracing::info!(path = %self.path.display(), "the side store was opened anew");
                 *database = Some(opened);
                 *broken = None;
             }
-            _ => *broken = Some(Instant::now()),
+            Err(_) => *broken = Some(Instant::now()),
         }
     }
 
-    fn lock_broken(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+    /// Puts the file aside and begins another, with the namespaces of all who use it: only they are known without it.
+    fn replace(&self, why: &redb::Error) -> Result<String, StoreError> {
+        let note = {
+            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            close(database.take());
+            let (opened, note) = begin_anew(&*self.files, &self.path, why)?;
+            *database = Some(opened);
+            note
+        };
+        file::sync_folder_of(&*self.files, &self.path)?;
+        for user in self.lock_users().iter() {
+            let Some(namespaces) = user.namespaces.upgrade() else { continue };
+            let names = Names::of(&user.model);
+            let namespaces = namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+            self.write(|transaction| {
+                make_tables(transaction, &names)?;
+                let mut table = transaction.open_table(names.namespaces())?;
+                for (name, number) in &namespaces.numbers {
+                    table.insert(name.as_str(), number)?;
+                }
+                Ok(())
+            })
+            .map_err(failed("begin anew", &self.path))?;
+        }
+        Ok(note)
+    }
+
+    /// Removes what the side store knows of a model that nobody has open.
+    pub(super) fn forget(&self, model: &str) -> Result<(), StoreError> {
+        let names = Names::of(model);
+        self.write(|transaction| {
+            transaction.delete_table(names.namespaces())?;
+            transaction.delete_table(names.tags())?;
+            transaction.delete_multimap_table(names.tagged())?;
+            transaction.delete_table(names.payloads())?;
+            transaction.delete_table(TableDefinition::<Bytes32, &[u8; 40]>::new(&tokens_table(model)))?;
+            Ok(())
+        })
+        .map_err(failed("remove a model from", &self.path))
+    }
+
+    fn lock_broken(&self) -> MutexGuard<'_, Option<Instant>> {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_users(&self) -> MutexGuard<'_, Vec<User>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of a model's table of token keys.
+pub(super) fn tokens_table(model: &str) -> String {
+    format!("tokens {model}")
+}
+
+impl Side {
+    /// Opens or makes a model's tables. Answers with a note if the side store had to be put aside.
+    pub(super) fn open(file: &Arc<SideFile>, model: &str) -> Result<(Self, Option<String>), StoreError> {
+        let path = file.path.clone();
+        let (opened, note) = match open_tables(file, model) {
+            Ok(opened) => (opened, None),
+            Err(error) if is_damage(&error) => {
+                let note = file.replace(&error)?;
+                (open_tables(file, model).map_err(failed("create", &path))?, Some(note))
+            }
+            Err(error) => return Err(failed("open", &path)(error)),
+        };
+        let (numbers, is_new) = opened;
+        let last = numbers.values().copied().max().unwrap_or(0);
+        let namespaces = Arc::new(Mutex::new(Namespaces { numbers, last }));
+        let mut users = file.lock_users();
+        users.retain(|user| user.namespaces.strong_count() > 0);
+        users.push(User { model: model.to_owned(), namespaces: Arc::downgrade(&namespaces) });
+        drop(users);
+        Ok((Self { file: Arc::clone(file), path, is_new, names: Names::of(model), namespaces }, note))
+    }
+
+    /// Bytes of memory that redb's pages may take, of a file that occupies so many: what was read or written is kept until
+    /// the cache is full. (redb's own count, `CacheStats::used_bytes`, overflows while others read, in 4.4.) A quarter more for
+    /// the holes beside pages that come and go, which is what glibc's malloc was measured to need (`endurance::memory`).
+    pub(super) fn memory_bytes(occupied: u64) -> u64 {
+        let pages = occupied.min(CACHE_BYTES as u64);
+        pages + pages / 4
+    }
+
+    /// Works with the database.
+    pub(super) fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        self.file.with(work)
     }
 
     /// The largest namespace number in use here.
@@ -298,21 +398,16 @@ impl Side {
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, redb::Error> {
-        self.with(|database| {
-            let transaction = database.begin_write()?;
-            let result = change(&transaction)?;
-            transaction.commit()?;
-            Ok(result)
-        })
+        self.file.write(change)
     }
 
-    fn lock_namespaces(&self) -> std::sync::MutexGuard<'_, Namespaces> {
+    fn lock_namespaces(&self) -> MutexGuard<'_, Namespaces> {
         // The map is changed last and in one step: a panic elsewhere leaves it whole.
         self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Side {
+impl Drop for SideFile {
     fn drop(&mut self) {
         close(self.database.get_mut().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -338,35 +433,45 @@ pub(super) fn compact(path: &Path) -> Result<(), StoreError> {
     run().map_err(failed::<redb::Error>("compact", path))
 }
 
-fn open_once(files: &Arc<dyn Files>, path: &Path, model: &str) -> Result<Side, redb::Error> {
-    // redb may panic on bytes that it did not write; nothing of ours is shared with it yet.
-    let open = || -> Result<Side, redb::Error> {
-        let database = files.open_database(Builder::new().set_cache_size(CACHE_BYTES), path)?;
-        let mut numbers = HashMap::new();
-        let transaction = database.begin_write()?;
-        let names = Names::of(model);
-        let is_new = !transaction.list_tables()?.any(|table| redb::TableHandle::name(&table) == names.namespaces);
-        for item in transaction.open_table(names.namespaces())?.iter()? {
-            let (name, number) = item?;
-            numbers.insert(name.value().to_owned(), number.value().min(NAMESPACE_MAX));
-        }
-        transaction.open_table(names.tags())?;
-        transaction.open_multimap_table(names.tagged())?;
-        transaction.open_table(names.payloads())?;
-        transaction.commit()?;
-        let last = numbers.values().copied().max().unwrap_or(0);
-        let namespaces = Mutex::new(Namespaces { numbers, last });
-        Ok(Side {
-            database: RwLock::new(Some(database)),
-            broken: Mutex::default(),
-            files: Arc::clone(files),
-            path: path.to_owned(),
-            is_new,
-            names,
-            namespaces,
+/// redb may panic on bytes that it did not write.
+fn open_database(files: &dyn Files, path: &Path) -> Result<Database, redb::Error> {
+    let open = || Ok(files.open_database(Builder::new().set_cache_size(CACHE_BYTES), path)?);
+    unless_it_panics(open)
+}
+
+/// Puts a file that cannot be used aside and makes an empty one.
+fn begin_anew(files: &dyn Files, path: &Path, why: &redb::Error) -> Result<(Database, String), StoreError> {
+    let note = file::put_aside(files, path, &format!("the side store cannot be read ({why})"))?;
+    Ok((open_database(files, path).map_err(failed("create", path))?, note))
+}
+
+/// Reads a model's namespaces, and makes what tables there are none of. Answers whether there were none.
+fn open_tables(file: &SideFile, model: &str) -> Result<(HashMap<String, u32>, bool), redb::Error> {
+    unless_it_panics(|| {
+        file.write(|transaction| {
+            let names = Names::of(model);
+            let is_new = !transaction.list_tables()?.any(|table| redb::TableHandle::name(&table) == names.namespaces);
+            make_tables(transaction, &names)?;
+            let mut numbers = HashMap::new();
+            for item in transaction.open_table(names.namespaces())?.iter()? {
+                let (name, number) = item?;
+                numbers.insert(name.value().to_owned(), number.value().min(NAMESPACE_MAX));
+            }
+            Ok((numbers, is_new))
         })
-    };
-    catch_unwind(AssertUnwindSafe(open))
+    })
+}
+
+fn make_tables(transaction: &WriteTransaction, names: &Names) -> Result<(), redb::Error> {
+    transaction.open_table(names.namespaces())?;
+    transaction.open_table(names.tags())?;
+    transaction.open_multimap_table(names.tagged())?;
+    transaction.open_table(names.payloads())?;
+    Ok(())
+}
+
+fn unless_it_panics<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked while opening it".to_owned())))
 }
 
@@ -422,5 +527,36 @@ impl Names {
 
     pub(super) fn payloads(&self) -> TableDefinition<'_, Bytes32, &'static str> {
         TableDefinition::new(&self.payloads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::System;
+    use super::*;
+
+    #[test]
+    fn a_side_store_begun_anew_for_one_model_keeps_the_namespaces_of_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let files: Arc<dyn Files> = Arc::new(System);
+        let open = || SideFile::open(&files, folder.path()).unwrap().0;
+        let name = |name: &str| Namespace::new(name).unwrap();
+        let file = open();
+        let a = Side::open(&file, "a").unwrap().0;
+        let numbers = ["m", "n"].map(|space| a.namespace_number(&name(space)).unwrap());
+        let note = file.replace(&redb::Error::Corrupted("for a test".to_owned())).unwrap();
+        assert!(note.contains("for a test"), "{note}");
+        let b = Side::open(&file, "b").unwrap().0;
+        assert!(b.is_new && b.last_namespace() == 0);
+        let key = Key::from_bytes([1; 32]);
+        let tags = ["t".to_owned()];
+        a.attach(&[Attachment { key, tags: &tags, payload: None, keep: false }], || {}).unwrap();
+        drop((a, b, file));
+        let file = open();
+        let a = Side::open(&file, "a").unwrap().0;
+        assert_eq!((["m", "n"].map(|space| a.known_namespace(&name(space)).unwrap()), a.is_new), (numbers, false));
+        assert_eq!(a.keys_with_tag("t").unwrap(), [key]);
+        file.forget("a").unwrap();
+        assert!(Side::open(&file, "a").unwrap().0.is_new);
     }
 }

@@ -346,7 +346,7 @@ impl Writer {
 
     /// Free slots in ascending order, used ones before fresh ones, so that the rows stay together.
     fn take_free(&mut self, count: usize) -> Vec<Slot> {
-        debug_assert!(self.free_count() >= count as u64);
+        assert!(self.free_count() >= count as u64);
         let mut slots = self.freed.split_off(self.freed.len().saturating_sub(count));
         let missing = (count - slots.len()) as Slot;
         slots.extend(self.fresh..self.fresh + missing);

@@ -67,7 +67,8 @@ def test_every_fixture_text_is_right_edge_cases_included(server, texts):
     own = {"inputs": texts.texts, "namespace": "every-text"}  # the other tests' texts stay new in theirs
     answer = post(server, own, accept="application/x-npy;dtype=f32")
     cosine = cosines(numpy.load(io.BytesIO(answer.content)), texts.unit)
-    assert cosine.min() >= 0.99999, texts.ids[int(cosine.argmin())]
+    # The bound of the precision class, for the server computes in whatever is fastest within it; `fidelity` holds f32 to 0.999999.
+    assert cosine.min() >= 0.9999, texts.ids[int(cosine.argmin())]
     truncated = sum(tokens > 256 for tokens in texts.tokens)
     assert f"truncated={truncated}" in answer.headers["cache-status"]
 

@@ -147,7 +147,7 @@ async fn a_full_queue_refuses_misses_and_still_serves_hits() {
     waiting.extend(["x", "y"].map(|text| rig.ask(text)));
     until(|| rig.cache.stats().queue.texts == 2).await;
     let error = rig.embed(&["one too many"]).await.unwrap_err();
-    let Error::QueueFull { queued: 2, retry_after } = error else { panic!("{error}") };
+    let Error::QueueFull { queued: 2, retry_after, .. } = error else { panic!("{error}") };
     assert!(retry_after >= Duration::from_secs(1));
     assert_eq!(statuses(&rig.embed(&["cached"]).await.unwrap()), ["hit"]);
     gate.open(3);

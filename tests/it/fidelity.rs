@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use vecmemo::domain::{Embedding, Truncation, TruncationDirection};
-use vecmemo::engine::{self, Model, Sources};
+use vecmemo::engine::{self, DeviceChoice, Model, Options, Precision, Sources};
 
 use crate::support::golden::{Fixture, cosine, data, npy_rows, texts};
 
@@ -16,7 +16,11 @@ fn sources() -> Sources {
 }
 
 fn open(name: &str) -> Model {
-    engine::open(name, &sources())
+    open_with(name, Options { precision: Precision::F32, device: DeviceChoice::Cpu, ..Options::default() })
+}
+
+fn open_with(name: &str, options: Options) -> Model {
+    engine::open(name, &sources(), &options)
         .unwrap_or_else(|error| panic!("{error}\n(scripts/fetch-model brings the default model)"))
 }
 
@@ -72,18 +76,63 @@ fn every_text_has_the_reference_vector_after_the_f16_store() {
 }
 
 #[test]
+fn sixteen_bit_arithmetic_stays_in_the_class_of_f32_for_every_text() {
+    let Default { fixtures, golden, ids, .. } = &*DEFAULT;
+    let mut model = open_with("all-MiniLM-L6-v2", Options { precision: Precision::Half, ..Options::default() });
+    assert_eq!(model.card.version, open("all-MiniLM-L6-v2").card.version, "one class, one fingerprint");
+    let vectors = model.engine.embed(&ids.iter().map(|ids| &**ids).collect::<Vec<_>>()).unwrap();
+    for ((fixture, golden), vector) in fixtures.iter().zip(golden).zip(&vectors) {
+        let cosine = cosine(golden, vector);
+        assert!(cosine >= 0.9999, "{}: {cosine}", fixture.id);
+    }
+}
+
+#[test]
+fn eight_bit_arithmetic_is_a_class_of_its_own_and_keeps_to_0_995() {
+    let Default { golden, ids, .. } = &*DEFAULT;
+    let mut model = open_with("all-MiniLM-L6-v2", Options { precision: Precision::Int8, ..Options::default() });
+    assert_ne!(model.card.version, open("all-MiniLM-L6-v2").card.version);
+    assert_eq!(model.card.precision, "int8");
+    let vectors = model.engine.embed(&ids.iter().map(|ids| &**ids).collect::<Vec<_>>()).unwrap();
+    let cosines: Vec<f64> = golden.iter().zip(&vectors).map(|(golden, vector)| cosine(golden, vector)).collect();
+    let (least, mean) =
+        (cosines.iter().copied().fold(1.0, f64::min), cosines.iter().sum::<f64>() / cosines.len() as f64);
+    assert!(mean >= 0.999 && least >= 0.995, "least {least}, mean {mean}");
+}
+
+/// Bit for bit, in every arithmetic: any batch, any number of threads, any size of block.
+#[test]
 fn a_texts_vector_does_not_depend_on_the_batch_it_rides_in() {
-    let Default { fixtures, ids, alone, .. } = &*DEFAULT;
-    let mut model = open("all-MiniLM-L6-v2");
-    let mut by_length: Vec<usize> = (0..ids.len()).collect();
+    let Default { fixtures, ids, .. } = &*DEFAULT;
+    // Every length and kind of text, not every text.
+    let picked: Vec<usize> = (0..ids.len()).step_by(5).collect();
+    let mut by_length = picked.clone();
     by_length.sort_by_key(|&index| ids[index].len());
-    let in_order: Vec<usize> = (0..ids.len()).collect();
-    for (order, batch_texts) in [(&in_order, 7), (&in_order, 64), (&by_length, 32), (&by_length, 368)] {
-        for batch in order.chunks(batch_texts) {
-            let vectors = model.engine.embed(&batch.iter().map(|&index| &*ids[index]).collect::<Vec<_>>()).unwrap();
-            for (&index, vector) in batch.iter().zip(&vectors) {
-                let cosine = cosine(&alone[index], vector);
-                assert!(cosine >= 0.999_999, "{} in a batch of {batch_texts}: {cosine}", fixtures[index].id);
+    for precision in [Precision::F32, Precision::Half, Precision::Int8] {
+        let options = |threads, chunk_tokens| Options {
+            precision,
+            device: DeviceChoice::Cpu,
+            threads: Some(threads),
+            chunk_tokens: Some(chunk_tokens),
+            ..Options::default()
+        };
+        let mut one = open_with("all-MiniLM-L6-v2", options(1, 96));
+        let alone = alone(&mut one, &picked.iter().map(|&index| ids[index].clone()).collect::<Vec<_>>());
+        let alone = |index: usize| &alone[picked.iter().position(|&picked| picked == index).unwrap()];
+        for (order, batch_texts, threads, chunk_tokens) in
+            [(&picked, 7, 2, 96), (&picked, 64, 3, 17), (&by_length, 32, 1, 400), (&by_length, 368, 2, 192)]
+        {
+            let mut model = open_with("all-MiniLM-L6-v2", options(threads, chunk_tokens));
+            for batch in order.chunks(batch_texts) {
+                let vectors = model.engine.embed(&batch.iter().map(|&index| &*ids[index]).collect::<Vec<_>>()).unwrap();
+                for (&index, vector) in batch.iter().zip(&vectors) {
+                    let same = alone(index).iter().zip(vector).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(
+                        same,
+                        "{precision:?}: {} in a batch of {batch_texts}, {threads} threads",
+                        fixtures[index].id
+                    );
+                }
             }
         }
     }
@@ -170,13 +219,18 @@ fn every_supported_kind_of_folder_gives_its_reference_vectors() {
     ] {
         let path = data("models").join(folder);
         let mut model = open(path.to_str().unwrap());
+        let mut for_gpus = as_gpu(path.to_str().unwrap(), Precision::F32);
         let name = prompt_name.map(ToOwned::to_owned).or_else(|| model.card.default_prompt.clone());
         let prompt = name.map_or(String::new(), |name| model.card.prompts[&name].clone());
         let ids = ids(&model, &texts, &prompt);
         let vectors = alone(&mut model, &ids);
+        let together = for_gpus.engine.embed(&ids.iter().map(|ids| &**ids).collect::<Vec<_>>()).unwrap();
         let golden = npy_rows(&path.join(golden));
-        assert_eq!(vectors.len(), golden.len());
-        for ((fixture, golden), vector) in fixtures.iter().zip(&golden).zip(&vectors) {
+        assert_eq!((vectors.len(), together.len()), (golden.len(), golden.len()));
+        let both = vectors.iter().zip(&together).zip(&golden).zip(&fixtures);
+        for (vector, golden, fixture) in
+            both.flat_map(|(((a, b), golden), fixture)| [(a, golden, fixture), (b, golden, fixture)])
+        {
             let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
             let scale = if model.card.normalize { 1.0 / norm } else { 1.0 };
             let size = if model.card.normalize { 1.0 } else { norm };
@@ -184,6 +238,129 @@ fn every_supported_kind_of_folder_gives_its_reference_vectors() {
             assert!(off <= 1e-5 * size, "{folder} {prompt_name:?} {}: off by {off} of {size}", fixture.id);
         }
     }
+}
+
+/// One tiny model of every family but BERT: each text by itself, in one batch with all others, and in batches of three.
+#[test]
+fn every_family_gives_its_reference_vectors_alone_and_in_any_batch() {
+    let fixtures = texts(&data("models/texts.jsonl"));
+    let texts: Vec<&str> = fixtures.iter().map(|fixture| fixture.text.as_str()).collect();
+    for (folder, prompt_name, golden) in [
+        ("family-xlm-roberta", None, "golden.npy"),
+        ("family-xlm-roberta", Some("query"), "golden_query.npy"),
+        ("family-xlm-roberta", Some("document"), "golden_document.npy"),
+        ("family-roberta", None, "golden.npy"),
+        ("family-distilbert", None, "golden.npy"),
+        ("family-mpnet", None, "golden.npy"),
+        ("family-nomic", None, "golden.npy"),
+        ("family-nomic", Some("query"), "golden_query.npy"),
+        ("family-nomic", Some("document"), "golden_document.npy"),
+        ("family-modernbert", None, "golden.npy"),
+        ("family-jina", None, "golden.npy"),
+        ("family-qwen3", None, "golden.npy"),
+        ("family-qwen3", Some("query"), "golden_query.npy"),
+        ("family-qwen3", Some("document"), "golden.npy"),
+    ] {
+        let path = data("models").join(folder);
+        let mut model = open(path.to_str().unwrap());
+        assert_eq!(model.card.max_tokens, 96, "{folder}");
+        let prompt = prompt_name.map_or(String::new(), |name| model.card.prompts[name].clone());
+        let ids = ids(&model, &texts, &prompt);
+        assert!(ids.iter().any(|ids| ids.len() == 96), "{folder}: no text is long enough to be cut");
+        let vectors = alone(&mut model, &ids);
+        let golden = npy_rows(&path.join(golden));
+        assert_eq!(vectors.len(), golden.len());
+        for ((fixture, golden), vector) in fixtures.iter().zip(&golden).zip(&vectors) {
+            let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+            let (scale, size) = if model.card.normalize { (1.0 / norm, 1.0) } else { (1.0, norm) };
+            let off = golden.iter().zip(vector).map(|(a, b)| (a - b * scale).abs()).fold(0.0, f32::max);
+            let cosine = cosine(golden, vector);
+            assert!(
+                cosine >= 0.999_999 && off <= 1e-5 * size,
+                "{folder} {prompt_name:?} {}: cosine {cosine}, off by {off} of {size}",
+                fixture.id
+            );
+        }
+        let computed_singly =
+            !["family-xlm-roberta", "family-roberta", "family-distilbert", "family-mpnet"].contains(&folder);
+        for batch_texts in [3, texts.len()] {
+            let batches = ids
+                .chunks(batch_texts)
+                .flat_map(|batch| model.engine.embed(&batch.iter().map(|ids| &**ids).collect::<Vec<_>>()).unwrap());
+            for ((vector, batched), fixture) in vectors.iter().zip(batches).zip(&fixtures) {
+                assert!(cosine(vector, &batched) >= 0.999_999, "{folder} {} in batches of {batch_texts}", fixture.id);
+                assert!(!computed_singly || *vector == batched, "{folder} {} in batches of {batch_texts}", fixture.id);
+            }
+        }
+    }
+}
+
+/// What a GPU would compute, on the processor: padded, in one call.
+fn as_gpu(name: &str, precision: Precision) -> Model {
+    let options = engine::Options { device: DeviceChoice::CpuAsGpu, precision, ..engine::Options::default() };
+    engine::open(name, &sources(), &options).unwrap()
+}
+
+/// On every `step`th text of the fixture, all in one call: candle's tensors are slow on a processor.
+fn least_cosine_as_gpu(precision: Precision, step: usize) -> f64 {
+    let Default { golden, ids, .. } = &*DEFAULT;
+    let mut model = as_gpu("all-MiniLM-L6-v2", precision);
+    let picked: Vec<usize> = (0..ids.len()).step_by(step).collect();
+    let vectors = model.engine.embed(&picked.iter().map(|&index| &*ids[index]).collect::<Vec<_>>()).unwrap();
+    let cosines = picked.iter().zip(&vectors).map(|(&index, vector)| cosine(&golden[index], vector));
+    cosines.fold(1.0, f64::min)
+}
+
+#[test]
+fn the_encoder_for_gpus_gives_the_reference_vectors_in_f32() {
+    let least = least_cosine_as_gpu(Precision::F32, 7);
+    assert!(least >= 0.999_999, "{least}");
+}
+
+#[test]
+fn the_encoder_for_gpus_stays_in_the_class_of_f32_in_f16() {
+    let least = least_cosine_as_gpu(Precision::Half, 30);
+    assert!(least >= 0.9999, "{least}");
+}
+
+#[test]
+fn padding_has_no_part_in_a_vector() {
+    let path = data("models/tiny-mean");
+    let mut model = as_gpu(path.to_str().unwrap(), Precision::F32);
+    let texts: Vec<Vec<u32>> = (1..60).map(|length| (0..length).map(|at| 5 + at % 90).collect()).collect();
+    let together = model.engine.embed(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+    for (text, together) in texts.iter().zip(&together) {
+        let alone = model.engine.embed(&[text]).unwrap().remove(0);
+        let norm = alone.iter().map(|value| value * value).sum::<f32>().sqrt();
+        let off = alone.iter().zip(together).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off <= 1e-6 * norm, "{} tokens: off by {off} of {norm}", text.len());
+    }
+}
+
+#[test]
+fn a_token_that_the_network_does_not_know_never_reaches_a_gpu() {
+    let mut model = as_gpu(data("models/tiny-mean").to_str().unwrap(), Precision::F32);
+    for (wrong, expected) in [(vec![], "no tokens"), (vec![4_000_000], "token 4000000"), (vec![1; 5000], "5000 tokens")]
+    {
+        let error = model.engine.embed(&[&[1, 2], &wrong]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_named_with_the_reason() {
+    let name = data("models/tiny-mean");
+    let open = |device, precision| {
+        let options = engine::Options { device, precision, ..engine::Options::default() };
+        engine::open(name.to_str().unwrap(), &sources(), &options)
+    };
+    if !cfg!(feature = "cuda") {
+        let error = open(DeviceChoice::Cuda, Precision::Auto).err().unwrap().to_string();
+        assert!(error.contains("NVIDIA") && error.contains("feature `cuda`"), "{error}");
+    }
+    let error = open(DeviceChoice::Cuda, Precision::Int8).err().unwrap().to_string();
+    assert!(error.contains("8-bit"), "{error}");
+    assert!(open(DeviceChoice::Auto, Precision::F32).is_ok());
 }
 
 #[test]
@@ -231,7 +408,7 @@ fn hostile_model_folders_are_refused_by_name() {
             std::fs::copy(data("models/tiny-mean").join(name), to.join(name)).unwrap();
         }
         std::fs::write(to.join(file), content).unwrap();
-        match engine::open(to.to_str().unwrap(), &sources()) {
+        match engine::open(to.to_str().unwrap(), &sources(), &engine::Options::default()) {
             Ok(_) => panic!("{file} was accepted"),
             Err(error) => error.to_string(),
         }

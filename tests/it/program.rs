@@ -52,6 +52,7 @@ fn every_command_explains_itself() {
         "lookup",
         "invalidate",
         "cache",
+        "migrate",
         "verify",
         "export",
         "import",
@@ -225,6 +226,7 @@ fn a_second_process_on_one_folder_is_refused_and_told_what_to_do() {
     assert!(succeed(&mut warm(&["--url", &server.url])).contains("2 texts"));
     let again = succeed(&mut warm(&["--url", &server.url]));
     assert!(again.contains("2 were cached, 0 computed"), "{again}");
+    assert_eq!(server.metric(r#"vecmemo_queue_seconds_count{lane="warm-up"}"#), 2.0);
     let stats = succeed(vecmemo(folder.path()).args(["stats", "--url", &server.url]));
     assert_eq!(serde_json::from_str::<Value>(&stats).unwrap()["store"]["entries"], 2);
     let found = succeed(vecmemo(folder.path()).args(["lookup", "one", "--url", &server.url]));
@@ -301,7 +303,8 @@ fn a_killed_warm_up_goes_on_where_it_stopped() {
     assert!(cached > 1000 && computed >= 5000 && cached + computed == 10_000, "{cached} cached, {computed} computed");
     assert_eq!(counts(&succeed(&mut warm(file.to_str().unwrap()))), (10_000, 0));
 
-    let mut model = engine::open(tiny().to_str().unwrap(), &engine::Sources::default()).unwrap();
+    let mut model =
+        engine::open(tiny().to_str().unwrap(), &engine::Sources::default(), &engine::Options::default()).unwrap();
     let truncation = Truncation { direction: TruncationDirection::Right, max_tokens: model.card.max_tokens };
     let borrowed: Vec<&str> = texts.iter().map(String::as_str).collect();
     let tokens = model.tokenizer.tokenize(&borrowed, "", truncation).unwrap();

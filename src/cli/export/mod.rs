@@ -152,8 +152,9 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
 
 /// The configured model's version and name, if it is on this machine.
 fn known_model(settings: &Settings) -> Option<(ModelVersion, String)> {
-    engine::find(&settings.model, &settings.sources).ok()?;
-    match engine::open(&settings.model, &settings.sources) {
+    let model = settings.default_model();
+    engine::find(&model.source, &model.sources).ok()?;
+    match engine::describe(&model.source, &model.sources, &model.engine) {
         Ok(model) => Some((model.card.version, model.card.name)),
         Err(error) => {
             tracing::debug!(%error, "the configured model cannot be opened: its name is not known");

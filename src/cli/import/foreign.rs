@@ -13,7 +13,7 @@ use super::super::meter::{self, Meter};
 use super::super::warm::lines::{Format, Line, Reader};
 use super::{Arguments, Outcome};
 use crate::config::Settings;
-use crate::domain::{ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation, TruncationDirection};
+use crate::domain::{ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation};
 use crate::store::{NewEntry, Store};
 
 /// How many texts and vectors are in memory at a time.
@@ -80,7 +80,7 @@ fn scope(card: &ModelCard, namespace: &Namespace, prompt_name: Option<&str>) -> 
             format!("{} has no prompt {name:?}; it has {known:?}", card.name)
         })?,
     };
-    let truncation = Truncation { direction: TruncationDirection::Right, max_tokens: card.max_tokens };
+    let truncation = Truncation { direction: card.truncation_direction, max_tokens: card.max_tokens };
     Ok(Scope::new(namespace, &card.version, prompt, truncation))
 }
 

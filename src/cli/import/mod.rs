@@ -99,8 +99,9 @@ impl Outcome {
 
 /// The configured model's facts, and the store of its vectors in --data-dir.
 fn open(settings: &Settings) -> anyhow::Result<(ModelCard, impl FnOnce() -> anyhow::Result<Store>)> {
-    let card = engine::open(&settings.model, &settings.sources)?.card;
-    let (folder, config) = (settings.data_dir.clone(), settings.store);
+    let model = settings.default_model();
+    let card = engine::describe(&model.source, &model.sources, &model.engine)?.card;
+    let (folder, config) = (settings.data_dir.clone(), model.store);
     let (version, dims) = (card.version, card.dims);
     let open = move || {
         Store::open(&folder, &version, dims, &config).with_context(|| {

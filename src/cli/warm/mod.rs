@@ -74,6 +74,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         namespace: Namespace::new(&arguments.namespace)?,
         prompt_name: arguments.prompt_name.clone(),
         ttl_seconds: arguments.ttl,
+        model: arguments.settings.named_model(matches),
     };
     let target = match &arguments.url {
         Some(url) => Target::server(url, options)?,

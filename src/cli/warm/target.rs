@@ -10,7 +10,7 @@ use serde_json::json;
 use super::super::client::{Client, Reply};
 use super::lines::Line;
 use crate::cache::{self, Cache, Inputs, Request};
-use crate::domain::{Namespace, Status};
+use crate::domain::{Lane, Namespace, Status};
 
 /// How long to wait when a server refuses without saying how long.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
@@ -20,6 +20,8 @@ pub(super) struct Options {
     pub(super) namespace: Namespace,
     pub(super) prompt_name: Option<String>,
     pub(super) ttl_seconds: Option<u64>,
+    /// One of a running server's models; its default if `None`.
+    pub(super) model: Option<String>,
 }
 
 pub(super) struct Target {
@@ -132,6 +134,7 @@ impl Target {
             namespace: self.options.namespace.clone(),
             prompt_name: self.options.prompt_name.as_deref(),
             ttl: self.options.ttl_seconds.map(Duration::from_secs),
+            lane: Lane::WarmUp,
             ..Request::new(Inputs::Texts(&texts))
         };
         match cache.embed(request).await {
@@ -147,6 +150,9 @@ impl Target {
         if !self.options.namespace.as_str().is_empty() {
             body["namespace"] = json!(self.options.namespace.as_str());
         }
+        if let Some(model) = &self.options.model {
+            body["model"] = json!(model);
+        }
         if let Some(name) = &self.options.prompt_name {
             body["prompt_name"] = json!(name);
         }
@@ -154,7 +160,8 @@ impl Target {
             body["ttl"] = json!(seconds);
         }
         let asked = client.clone();
-        let posted = tokio::task::spawn_blocking(move || asked.post("/embed", "application/octet-stream", &body));
+        let headers = [("accept", "application/octet-stream"), ("x-priority", Lane::WarmUp.as_str())];
+        let posted = tokio::task::spawn_blocking(move || asked.post("/embed", &headers, &body));
         let reply: Reply = posted.await.context("a request was given up")??;
         Ok(match reply.status {
             200 => Attempt::Done(Tally::new(batch.len() as u64, reply.count("computed"))),

@@ -161,6 +161,47 @@ fn models_do_not_see_each_other() {
 }
 
 #[test]
+fn models_of_a_held_folder_are_open_at_once_each_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = Folder::hold(folder.path()).unwrap();
+    let stores = ["m", "other"].map(|name| held.open(&version(name), DIMS, &config(8)).unwrap());
+    let again = held.open(&version("m"), DIMS, &config(8));
+    assert!(matches!(again, Err(StoreError::InUse { .. })));
+    let namespaces: Vec<Namespace> = ["a", "b"].map(|name| Namespace::new(name).unwrap()).into();
+    let tags = ["t".to_owned()];
+    let unit = row(0, 0);
+    for (n, (store, namespace)) in (0..).zip(stores.iter().zip(&namespaces)) {
+        store.put_many(&[NewEntry { tags: &tags, ..NewEntry::new(key(n), &unit, 1.0, namespace) }], NOW).unwrap();
+    }
+    for (n, store) in (0..).zip(&stores) {
+        assert_eq!(store.select(&Selector::Tag("t"), NOW).unwrap(), [key(n)]);
+        assert_eq!(store.namespace_name(1).unwrap(), ["a", "b"][n as usize]);
+    }
+    drop(held);
+    assert!(matches!(Store::open(folder.path(), &version("m"), DIMS, &config(8)), Err(StoreError::InUse { .. })));
+    drop(stores);
+    // What was written together is what each finds alone.
+    assert_eq!(open(folder.path(), 8).select(&Selector::Tag("t"), NOW).unwrap(), [key(0)]);
+}
+
+#[test]
+fn a_deleted_model_leaves_nothing_and_the_others_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = Folder::hold(folder.path()).unwrap();
+    let [kept, gone] = ["m", "other"].map(|name| held.open(&version(name), DIMS, &config(8)).unwrap());
+    put(&kept, 0..3).unwrap();
+    put(&gone, 0..3).unwrap();
+    assert!(matches!(held.delete(&version("other")), Err(StoreError::InUse { .. })));
+    drop(gone);
+    assert!(held.delete(&version("other")).unwrap() > 0);
+    assert_eq!(ReadOnly::spaces(folder.path()).unwrap().len(), 1);
+    assert_eq!(served(&kept, 0..3, NOW).len(), 3);
+    assert_eq!(held.delete(&version("other")).unwrap(), 0);
+    let again = held.open(&version("other"), DIMS, &config(8)).unwrap();
+    assert_eq!(again.info().entries, 0);
+}
+
+#[test]
 fn namespaces_keep_their_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let names: Vec<Namespace> = ["", "b", "a"].map(|name| Namespace::new(name).unwrap()).into();

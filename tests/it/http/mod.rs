@@ -4,6 +4,7 @@
 
 mod answers;
 mod connections;
+mod families;
 mod lifecycle;
 mod operations;
 mod refusals;

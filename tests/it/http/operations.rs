@@ -32,6 +32,13 @@ async fn every_series_exists_from_the_first_scrape_and_its_name_follows_the_conv
         "vecmemo_refreshed_total",
         "vecmemo_refresh_failures_total",
         "vecmemo_stale_items_total",
+        r#"vecmemo_queue_texts{lane="query"}"#,
+        r#"vecmemo_queue_tokens{lane="ingest"}"#,
+        r#"vecmemo_queue_seconds_count{lane="warm-up"}"#,
+        r#"vecmemo_lane_tokens_total{lane="warm-up"}"#,
+        r#"vecmemo_lane_engine_seconds_total{lane="ingest"}"#,
+        r#"vecmemo_queue_refused_texts_total{lane="query"}"#,
+        "vecmemo_queue_promoted_texts_total",
         "vecmemo_store_live_bytes",
         "vecmemo_store_dead_bytes",
         "vecmemo_store_pinned",
@@ -98,6 +105,12 @@ async fn the_description_has_every_route_and_the_served_models_limits() {
         ("post", "/invalidate"),
         ("get", "/admin/cache"),
         ("put", "/admin/cache"),
+        ("get", "/admin/migrations"),
+        ("post", "/admin/migrations"),
+        ("delete", "/admin/migrations/{alias}"),
+        ("post", "/admin/migrations/{alias}/texts"),
+        ("put", "/admin/aliases/{alias}"),
+        ("delete", "/admin/models/{model}"),
         ("get", "/stats"),
         ("get", "/info"),
         ("get", "/health"),
@@ -109,6 +122,11 @@ async fn the_description_has_every_route_and_the_served_models_limits() {
     }
     let schemas = &description["components"]["schemas"];
     let embed = &schemas["EmbedRequest"]["properties"];
+    for path in ["/embed", "/", "/v1/embeddings"] {
+        let parameters = description["paths"][path]["post"]["parameters"].as_array().unwrap();
+        let priority = parameters.iter().find(|parameter| parameter["name"] == "x-priority").unwrap();
+        assert_eq!(priority["schema"]["enum"], json!(["query", "ingest", "warm-up"]));
+    }
     assert_eq!(embed["prompt_name"]["enum"], json!(["query", null]));
     assert_eq!(embed["dimensions"]["enum"], json!([16, 4, null]));
     assert_eq!(embed["model"]["enum"], json!(["fake", "vecmemo/fake", null]));

@@ -292,6 +292,37 @@ async fn a_full_queue_is_429_with_retry_after_and_its_length_while_hits_are_serv
 }
 
 #[tokio::test]
+async fn a_lane_is_refused_by_its_name_and_the_header_or_the_number_of_inputs_chooses_it() {
+    let queue = batch::Config { queue_texts_max: 8, ..batch::Config::default() };
+    let bench = Bench::queueing(model(), Config::default(), queue);
+    for (lane, refused) in [("warm-up", true), ("ingest", true), ("query", false)] {
+        // Other texts each time: who asks for a text that is just being refused joins the refusal.
+        let six = serde_json::json!({ "inputs": (1..=6).map(|n| format!("{lane} {n}")).collect::<Vec<_>>() });
+        let got = bench.post_with("/embed", &six.to_string(), &[("x-priority", lane)]).await;
+        assert_eq!(got.status == StatusCode::TOO_MANY_REQUESTS, refused, "{lane}");
+        if refused {
+            tei(&got, 429, &["queue is full", &format!("in lane {lane}")]);
+        }
+    }
+    let others = r#"{"inputs": ["a", "b", "c", "d", "e", "f"]}"#;
+    tei(&bench.post("/embed", others).await, 429, &["in lane ingest"]);
+    assert_eq!(bench.post("/embed", r#"{"inputs": ["a"]}"#).await.status, StatusCode::OK);
+    let metrics = String::from_utf8(bench.get("/metrics").await.body).unwrap();
+    for line in [
+        r#"vecmemo_queue_seconds_count{lane="query"} 7"#,
+        r#"vecmemo_queue_seconds_count{lane="ingest"} 0"#,
+        r#"vecmemo_queue_refused_texts_total{lane="ingest"} 12"#,
+        r#"vecmemo_queue_refused_texts_total{lane="warm-up"} 6"#,
+    ] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    for nonsense in ["urgent", "", "Query"] {
+        let got = bench.post_with("/embed", r#"{"inputs": "a"}"#, &[("x-priority", nonsense)]).await;
+        tei(&got, 400, &["x-priority", "query, ingest or warm-up"]);
+    }
+}
+
+#[tokio::test]
 async fn a_passed_deadline_is_504_and_the_work_goes_on() {
     let (open, gate) = mpsc::channel();
     let bench = Bench::with(troubled(Troubled::Waits(gate)), Config::default());

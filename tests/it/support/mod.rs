@@ -2,6 +2,7 @@
 
 pub mod golden;
 pub mod server;
+pub mod upstream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

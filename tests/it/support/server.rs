@@ -139,7 +139,11 @@ type Lines = std::io::Lines<BufReader<std::process::ChildStderr>>;
 
 /// Starts the server without waiting for anything.
 pub fn spawn(mut command: Command, settings: &[&str]) -> (Child, Lines) {
-    command.args(["serve", "--listen", "127.0.0.1:0", "--model"]).arg(tiny()).args(settings);
+    command.args(["serve", "--listen", "127.0.0.1:0"]).args(settings);
+    // A configuration file has models of its own.
+    if !settings.contains(&"--config") {
+        command.arg("--model").arg(tiny());
+    }
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     (child, lines)
@@ -163,6 +167,11 @@ impl Client {
     pub fn get(&self, path: &str) -> Answer<String> {
         let mut response = self.agent.get(format!("{}{path}", self.url)).call()?;
         Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Answer<Value> {
+        let mut response = self.agent.put(format!("{}{path}", self.url)).send_json(body)?;
+        Ok((response.status().as_u16(), response.body_mut().read_json()?))
     }
 
     pub fn delete(&self, path: &str) -> Answer<String> {

@@ -23,8 +23,9 @@ const FORMATS: [&str; 3] = ["npy", "parquet", "safetensors"];
 /// Room for everything the tests put.
 const CAPACITY: &str = "1024";
 
-static CARD: LazyLock<ModelCard> =
-    LazyLock::new(|| engine::open(tiny().to_str().unwrap(), &engine::Sources::default()).unwrap().card);
+static CARD: LazyLock<ModelCard> = LazyLock::new(|| {
+    engine::open(tiny().to_str().unwrap(), &engine::Sources::default(), &engine::Options::default()).unwrap().card
+});
 
 /// What a command came to: exit code, output, errors.
 fn run(command: &mut Command) -> (i32, String, String) {
