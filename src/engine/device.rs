@@ -8,13 +8,12 @@ use candle_core::{DType, Device};
 
 use super::encoder::Encoder;
 use super::guard::{Guarded, MakeEngine};
+use super::precision::{COSINE_MIN, least_cosine};
 use super::tensors::Tensors;
 use super::weights::Weights;
 use super::{DeviceChoice, Engine, EngineError, Options, Precision};
 use crate::domain::{self, ActiveDevice, Pooling};
 
-/// The least cosine to f32's vectors within the precision class `f32`.
-const CLASS_COSINE_MIN: f32 = 0.9999;
 /// Lengths in tokens of the made-up texts that precision is measured on.
 const PROBE_LENGTHS: [usize; 6] = [3, 8, 17, 40, 96, 250];
 
@@ -121,29 +120,24 @@ fn on_device(weights: &Weights, pooling: Pooling, precision: Precision, device: 
     }
     let mut half = open(DType::F16)?;
     let cosine = closeness(&mut half, &mut exact).map_err(|error| error.to_string())?;
-    if cosine >= CLASS_COSINE_MIN {
+    if cosine >= COSINE_MIN {
         tracing::info!(cosine, "the GPU computes in f16");
         return Ok(half);
     }
     if precision == Precision::Half {
-        return Err(format!("in f16 its vectors are within cosine {cosine} of f32's, {CLASS_COSINE_MIN} is asked for"));
+        return Err(format!("in f16 its vectors are within cosine {cosine} of f32's, {COSINE_MIN} is asked for"));
     }
     tracing::warn!(cosine, "the GPU computes in f32: in f16 its vectors would be too far from f32's");
     Ok(exact)
 }
 
-/// The least cosine between two encoders' vectors of made-up texts. Not a number counts as none at all.
-fn closeness(a: &mut Tensors, b: &mut Tensors) -> Result<f32, EngineError> {
+/// The least cosine between two encoders' vectors of made-up texts.
+fn closeness(a: &mut Tensors, b: &mut Tensors) -> Result<f64, EngineError> {
     let (places, vocabulary) = a.reads();
     let texts = PROBE_LENGTHS.map(|length| -> Vec<u32> {
         // Multiplied by a prime: ids from all over the vocabulary.
         (0..length.min(places)).map(|at| ((at + length) * 7919 % vocabulary) as u32).collect()
     });
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-    let pairs = a.embed(&texts)?.into_iter().zip(b.embed(&texts)?);
-    let cosines = pairs.map(|(a, b)| {
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-        (dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()) as f32
-    });
-    Ok(cosines.fold(1.0, |least, cosine| if cosine >= least { least } else { cosine.max(-1.0) }))
+    Ok(least_cosine(&a.embed(&texts)?, &b.embed(&texts)?))
 }

@@ -28,7 +28,7 @@ use super::kernel::{
 use super::pooling::pool;
 use super::threads::Threads;
 use super::weights::{self, LayerWeights, Weights, values};
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, check_not_empty};
 use crate::domain::Pooling;
 
 /// Changed when this encoder's arithmetic changes by more than its precision class allows: a part of every fingerprint.
@@ -157,16 +157,7 @@ impl Encoder {
         arithmetic: Arithmetic,
         threads: Threads,
     ) -> candle_core::Result<Self> {
-        Self::with_kernel(weights, pooling, arithmetic, threads, Kernel::supported()[0])
-    }
-
-    fn with_kernel(
-        weights: &Weights,
-        pooling: Pooling,
-        arithmetic: Arithmetic,
-        threads: Threads,
-        kernel: &'static Kernel,
-    ) -> candle_core::Result<Self> {
+        let kernel = Kernel::supported()[0];
         let (size, heads) = (weights.size()?, weights.heads);
         let layer = |layer: &LayerWeights| Layer::new(layer, heads, kernel, arithmetic);
         Ok(Self {
@@ -450,9 +441,7 @@ impl Engine for Encoder {
     }
 
     fn embed(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {
-        if batch.iter().any(|ids| ids.is_empty()) {
-            return Err(EngineError::Tokenizer("a text has no tokens at all, not even special ones".to_owned()));
-        }
+        check_not_empty(batch)?;
         if batch.is_empty() {
             return Ok(Vec::new());
         }

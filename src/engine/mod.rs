@@ -81,6 +81,14 @@ pub trait Engine: Send {
     }
 }
 
+/// Refuses a batch with a text that has no tokens: no network makes a vector of nothing.
+fn check_not_empty(batch: &[&[u32]]) -> Result<(), EngineError> {
+    if batch.iter().any(|ids| ids.is_empty()) {
+        return Err(EngineError::Tokenizer("a text has no tokens at all, not even special ones".to_owned()));
+    }
+    Ok(())
+}
+
 /// The most that an engine wants to be given at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AtOnce {

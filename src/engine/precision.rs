@@ -10,7 +10,7 @@ use super::{Engine, EngineError, Options, Precision, Tokenizer};
 use crate::domain::{Pooling, Truncation, TruncationDirection};
 
 /// What every vector of the class `f32` keeps to: its cosine with the vector of f32 arithmetic.
-const COSINE_MIN: f64 = 0.9999;
+pub(super) const COSINE_MIN: f64 = 0.9999;
 
 /// Texts that a model's precision is measured on: of several lengths, languages and kinds, for want of the user's own.
 const PROBES: [&str; 16] = [
@@ -107,7 +107,8 @@ fn measure(engine: &mut Encoder, probes: &[&[u32]]) -> Result<Measured, EngineEr
     Ok(Measured { vectors, took: started.elapsed() })
 }
 
-fn least_cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
+/// The least cosine between vectors and their counterparts; not a number if one is none.
+pub(super) fn least_cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
     let cosine = |(a, b): (&Vec<f32>, &Vec<f32>)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
     a.iter()

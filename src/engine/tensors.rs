@@ -18,7 +18,7 @@ use candle_nn::ops::{layer_norm, softmax_last_dim};
 
 use super::kernel::Activation;
 use super::weights::{self, LayerWeights, Norm, Weights};
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, check_not_empty};
 use crate::domain::Pooling;
 
 /// The most tokens of a batch, padding counted in.
@@ -266,11 +266,9 @@ impl Engine for Tensors {
 
     fn embed(&mut self, batch: &[&[u32]]) -> std::result::Result<Vec<Vec<f32>>, EngineError> {
         // A device reads past the end where a processor would refuse: what is wrong is found here.
+        check_not_empty(batch)?;
         let places = self.places;
         for ids in batch {
-            if ids.is_empty() {
-                return Err(EngineError::Tokenizer("a text has no tokens at all, not even special ones".to_owned()));
-            }
             if ids.len() > places {
                 let reason = format!("a text has {} tokens, the network reads {places}", ids.len());
                 return Err(EngineError::Tokenizer(reason));

@@ -5,6 +5,8 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use multiversion::multiversion;
 
+use super::super::kernel::{ERF_ABOVE, ERF_BELOW};
+
 /// What the gate goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
@@ -58,18 +60,17 @@ fn silu(out: &mut [f32], gate: &[f32], up: &[f32]) {
     }
 }
 
-/// The error function within about 1e-7: Eigen's quotient of polynomials for float, valid where |x| ≤ 4; beyond it the
-/// function is ±1 in f32.
+/// The error function, within about 1e-7.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
-    let mut above = -2.726_142_3e-10;
-    for coefficient in [2.770_681_4e-8, -2.101_024e-6, -5.692_506_5e-5, -7.349_906e-4, -2.954_6e-3, -1.609_603_3e-2] {
+    let mut above = ERF_ABOVE[0];
+    for coefficient in &ERF_ABOVE[1..] {
         above = above * square + coefficient;
     }
-    let mut below = -1.456_607_2e-5;
-    for coefficient in [-2.133_740_6e-4, -1.682_827e-3, -7.373_329_3e-3, -1.426_473_9e-2] {
+    let mut below = ERF_BELOW[0];
+    for coefficient in &ERF_BELOW[1..] {
         below = below * square + coefficient;
     }
     x * above / below

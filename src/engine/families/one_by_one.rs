@@ -6,7 +6,7 @@ use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use super::super::pooling::pool;
-use super::super::{Engine, EngineError};
+use super::super::{Engine, EngineError, check_not_empty};
 use crate::domain::Pooling;
 
 /// Changed when the arithmetic of any of these networks changes by more than the last bits: a part of their fingerprints.
@@ -30,9 +30,7 @@ impl Engine for OneByOne {
     }
 
     fn embed(&mut self, batch: &[&[u32]]) -> std::result::Result<Vec<Vec<f32>>, EngineError> {
-        if batch.iter().any(|ids| ids.is_empty()) {
-            return Err(EngineError::Tokenizer("a text has no tokens at all, not even special ones".to_owned()));
-        }
+        check_not_empty(batch)?;
         let vector = |ids: &&[u32]| {
             let tokens = self.network.forward(ids)?;
             let size = tokens.dim(1)?;

@@ -29,7 +29,7 @@ mod scalar;
 
 pub(in crate::engine) use attention::{Attention, AttentionScratch};
 pub(in crate::engine) use matrix::{Arithmetic, BLOCK_INPUTS, Lines, Matrix, Start};
-pub(in crate::engine) use rows::Activation;
+pub(in crate::engine) use rows::{Activation, ERF_ABOVE, ERF_BELOW};
 
 use attention::attend;
 use matrix::{Block, Bytes, Floats, Product, Words, multiply};
@@ -236,46 +236,28 @@ impl Kernel {
         let Rounded { words, bytes, scales, zeros } = rounded;
         let (scales, zeros) = (&mut scales[block..], &mut zeros[block..]);
         let first = block * BLOCK_INPUTS * rows;
+        macro_rules! round {
+            ($out:expr, $panels:expr, $round:expr) => {{
+                let out_stride = $panels.inputs;
+                let (out, scale_stride) = ($out, blocks);
+                let mut rounding = Rounding { rows, x, inputs, stride, out, out_stride, scales, zeros, scale_stride };
+                rounding.check();
+                // SAFETY: the bounds are checked, and a kernel is handed out only where its instructions are.
+                unsafe { ($round)(&mut rounding, $panels.limit) };
+            }};
+        }
         match &matrix.blocks[block] {
             Block::F32(_) => {}
             Block::I16(panels) | Block::I8Wide(panels) => {
                 words.reserve(room);
                 let out = &mut words[first..first + rows * panels.inputs];
                 clear_padding(out, inputs, panels.inputs);
-                let mut rounding = Rounding {
-                    rows,
-                    x,
-                    inputs,
-                    stride,
-                    out,
-                    out_stride: panels.inputs,
-                    scales,
-                    zeros,
-                    scale_stride: blocks,
-                };
-                rounding.check();
-                let round =
-                    if matches!(matrix.blocks[block], Block::I16(_)) { self.round_i16 } else { self.round_u8_wide };
-                // SAFETY: the bounds are checked, and a kernel is handed out only where its instructions are.
-                unsafe { round(&mut rounding, panels.limit) };
+                let is_i16 = matches!(matrix.blocks[block], Block::I16(_));
+                round!(out, panels, if is_i16 { self.round_i16 } else { self.round_u8_wide });
             }
             Block::I8(panels) => {
                 bytes.reserve(room);
-                let out = &mut bytes[first..first + rows * panels.inputs];
-                let mut rounding = Rounding {
-                    rows,
-                    x,
-                    inputs,
-                    stride,
-                    out,
-                    out_stride: panels.inputs,
-                    scales,
-                    zeros,
-                    scale_stride: blocks,
-                };
-                rounding.check();
-                // SAFETY: as above.
-                unsafe { (self.round_u8)(&mut rounding, panels.limit) };
+                round!(&mut bytes[first..first + rows * panels.inputs], panels, self.round_u8);
             }
         }
     }

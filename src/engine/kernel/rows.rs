@@ -31,18 +31,25 @@ pub(super) unsafe fn activate<L: Lanes>(activation: Activation, x: L::F) -> L::F
     }
 }
 
-/// The error function as a quotient of polynomials, within about 1e-7 of it. The coefficients are those of Eigen's `erf`
-/// for float (also used by XLA), valid where |x| ≤ 4; beyond it the function is ±1 in f32.
+/// The error function divided by x, as a quotient of polynomials in x², highest powers first: Eigen's `erf` for float (also
+/// used by XLA), within about 1e-7 where |x| ≤ 4; beyond it the function is ±1 in f32.
+pub(in crate::engine) const ERF_ABOVE: [f32; 7] =
+    [-2.726_142_3e-10, 2.770_681_4e-8, -2.101_024e-6, -5.692_506_5e-5, -7.349_906e-4, -2.954_6e-3, -1.609_603_3e-2];
+/// What [`ERF_ABOVE`] is divided by.
+pub(in crate::engine) const ERF_BELOW: [f32; 5] =
+    [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329_3e-3, -1.426_473_9e-2];
+
+/// The error function, within about 1e-7.
 #[inline(always)]
 unsafe fn erf<L: Lanes>(x: L::F) -> L::F {
     let x = L::min(L::max(x, L::splat(-4.0)), L::splat(4.0));
     let square = L::mul(x, x);
-    let mut above = L::splat(-2.726_142_3e-10);
-    for coefficient in [2.770_681_4e-8, -2.101_024e-6, -5.692_506_5e-5, -7.349_906e-4, -2.954_6e-3, -1.609_603_3e-2] {
+    let mut above = L::splat(ERF_ABOVE[0]);
+    for &coefficient in &ERF_ABOVE[1..] {
         above = L::fma(above, square, L::splat(coefficient));
     }
-    let mut below = L::splat(-1.456_607_2e-5);
-    for coefficient in [-2.133_740_6e-4, -1.682_827e-3, -7.373_329_3e-3, -1.426_473_9e-2] {
+    let mut below = L::splat(ERF_BELOW[0]);
+    for &coefficient in &ERF_BELOW[1..] {
         below = L::fma(below, square, L::splat(coefficient));
     }
     L::div(L::mul(x, above), below)
