@@ -178,6 +178,16 @@ impl Encoder {
         })
     }
 
+    /// How it multiplies.
+    pub(super) fn arithmetic(&self) -> Arithmetic {
+        self.arithmetic
+    }
+
+    /// The most rows of a block.
+    pub(super) fn block_rows(&self) -> usize {
+        self.block_rows
+    }
+
     /// Sets the most rows of a block.
     pub(super) fn set_block_rows(&mut self, rows: usize) {
         self.block_rows = rows.max(1);

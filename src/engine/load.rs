@@ -1,7 +1,7 @@
 //! From a model's files to a [`Model`].
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -94,6 +94,7 @@ fn describe_files(located: &Located, options: &Options) -> Result<Described, Eng
         options: options.clone(),
         tokenizer: Arc::clone(&tokenizer),
         active,
+        chosen: Arc::default(),
     };
     let weights = EngineSource::new(weights_bytes, Some(file.bytes), Box::new(move |read| building.build(read)));
     Ok(Described { card, tokenizer, weights })
@@ -111,6 +112,8 @@ struct Building {
     options: Options,
     tokenizer: Arc<ModelTokenizer>,
     active: ActiveDevice,
+    /// How the processor computes it best, once that is known.
+    chosen: Arc<OnceLock<precision::Choice>>,
 }
 
 impl Building {
@@ -129,9 +132,10 @@ impl Building {
         let (pooling, max_tokens) = (manifest.pooling, manifest.max_tokens);
         match loaded {
             Loaded::Encoder(weights) => {
-                let (options, tokenizer) = (options.clone(), Arc::clone(&self.tokenizer));
+                let (options, tokenizer, chosen) =
+                    (options.clone(), Arc::clone(&self.tokenizer), Arc::clone(&self.chosen));
                 let on_processor = move |weights: &super::weights::Weights| {
-                    precision::encoder(weights, pooling, &options, &*tokenizer, max_tokens)
+                    precision::encoder(weights, pooling, &options, &*tokenizer, max_tokens, &chosen)
                 };
                 device::choose(weights, pooling, &self.options, &self.active, on_processor)
             }

@@ -1,5 +1,9 @@
 //! Which arithmetic the CPU computes a model in: as asked, or the fastest that is as good as f32 for this very model.
+//!
+//! What is fastest is measured, and two measurements need not agree: so it is chosen once for as long as the process runs,
+//! and a model that is loaded again computes what it computed before, to the last bit.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::encoder::Encoder;
@@ -49,7 +53,14 @@ struct Measured {
     took: Duration,
 }
 
-/// Makes the encoder that the options ask for.
+/// What was found to be best for a model here.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    arithmetic: Arithmetic,
+    block_rows: usize,
+}
+
+/// Makes the encoder that the options ask for: as it was chosen before, or as it is then chosen.
 ///
 /// # Errors
 /// When a tensor has not the shape that others ask for, threads cannot be had, or the precision asked for cannot be kept.
@@ -59,29 +70,41 @@ pub(super) fn encoder(
     options: &Options,
     tokenizer: &dyn Tokenizer,
     max_tokens: usize,
+    chosen: &OnceLock<Choice>,
 ) -> Result<Encoder, EngineError> {
-    let truncation = Truncation { direction: TruncationDirection::Right, max_tokens };
-    let probes: Vec<Box<[u32]>> =
-        tokenizer.tokenize(&PROBES, "", truncation)?.into_iter().map(|tokens| tokens.ids).collect();
-    let probes: Vec<&[u32]> = probes.iter().map(|ids| &**ids).collect();
-    let mut encoder = choose(weights, pooling, options, &probes)?;
-    match options.chunk_tokens {
-        Some(rows) => encoder.set_block_rows(rows),
-        None => encoder.tune(&probes),
-    }
-    Ok(encoder)
-}
-
-fn choose(weights: &Weights, pooling: Pooling, options: &Options, probes: &[&[u32]]) -> Result<Encoder, EngineError> {
     let make = |arithmetic| -> Result<Encoder, EngineError> {
         let threads = Threads::start(options.threads, options.pin_threads)?;
         Ok(Encoder::new(weights, pooling, arithmetic, threads)?)
     };
-    match options.precision {
-        Precision::F32 => return make(Arithmetic::F32),
-        Precision::Int8 => return make(Arithmetic::I8),
-        Precision::Auto | Precision::Half => {}
+    if let Some(&Choice { arithmetic, block_rows }) = chosen.get() {
+        let mut encoder = make(arithmetic)?;
+        encoder.set_block_rows(block_rows);
+        return Ok(encoder);
     }
+    let truncation = Truncation { direction: TruncationDirection::Right, max_tokens };
+    let probes: Vec<Box<[u32]>> =
+        tokenizer.tokenize(&PROBES, "", truncation)?.into_iter().map(|tokens| tokens.ids).collect();
+    let probes: Vec<&[u32]> = probes.iter().map(|ids| &**ids).collect();
+    let mut encoder = match options.precision {
+        Precision::F32 => make(Arithmetic::F32)?,
+        Precision::Int8 => make(Arithmetic::I8)?,
+        Precision::Auto | Precision::Half => half_or_exact(make, options.precision, &probes)?,
+    };
+    match options.chunk_tokens {
+        Some(rows) => encoder.set_block_rows(rows),
+        None => encoder.tune(&probes),
+    }
+    // Whoever chose at the same time chose for an encoder of its own: the first choice stands for those to come.
+    let _ = chosen.set(Choice { arithmetic: encoder.arithmetic(), block_rows: encoder.block_rows() });
+    Ok(encoder)
+}
+
+/// The encoder in 16-bit arithmetic if that is close enough to f32, and, unless it was asked for, faster; else in f32.
+fn half_or_exact(
+    make: impl Fn(Arithmetic) -> Result<Encoder, EngineError>,
+    asked: Precision,
+    probes: &[&[u32]],
+) -> Result<Encoder, EngineError> {
     let mut half = make(Arithmetic::I16)?;
     let measured = measure(&mut half, probes)?;
     let mut exact = make(Arithmetic::F32)?;
@@ -91,7 +114,7 @@ fn choose(weights: &Weights, pooling: Pooling, options: &Options, probes: &[&[u3
     tracing::info!(cosine, f32_ms, i16_ms, "measured 16-bit arithmetic against f32");
     // Not "less than": a cosine that is no number is not good either.
     let is_good = cosine >= COSINE_MIN;
-    match options.precision {
+    match asked {
         Precision::Half if !is_good => Err(EngineError::Precision { cosine, least: COSINE_MIN }),
         Precision::Half => Ok(half),
         _ if is_good && measured.took < reference.took => Ok(half),
@@ -120,7 +143,42 @@ pub(super) fn least_cosine(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fake;
     use super::*;
+    use candle_core::{DType, Device};
+    use candle_nn::VarBuilder;
+    use candle_transformers::models::bert::Config;
+
+    #[test]
+    fn what_was_chosen_stands_and_is_not_measured_again() {
+        let tokenizer = fake::model(8).tokenizer;
+        let config = Config {
+            vocab_size: tokenizer.vocabulary_size(),
+            hidden_size: 8,
+            num_hidden_layers: 1,
+            num_attention_heads: 2,
+            intermediate_size: 16,
+            ..Config::default()
+        };
+        // Every vector is zero: measured, no precision is close enough to f32.
+        let weights = Weights::bert(&config, &VarBuilder::zeros(DType::F32, &Device::Cpu)).unwrap();
+        let open = |precision, chosen: &OnceLock<Choice>| {
+            let options = Options { precision, threads: Some(1), ..Options::default() };
+            encoder(&weights, Pooling::Mean, &options, &*tokenizer, 64, chosen)
+        };
+        assert!(matches!(open(Precision::Half, &OnceLock::new()), Err(EngineError::Precision { .. })));
+
+        let chosen = OnceLock::from(Choice { arithmetic: Arithmetic::I16, block_rows: 17 });
+        for precision in [Precision::Half, Precision::Auto] {
+            let encoder = open(precision, &chosen).unwrap();
+            assert_eq!((encoder.arithmetic(), encoder.block_rows()), (Arithmetic::I16, 17));
+        }
+
+        let chosen = OnceLock::new();
+        let first = open(Precision::Auto, &chosen).unwrap();
+        let Choice { arithmetic, block_rows } = *chosen.get().unwrap();
+        assert_eq!((arithmetic, block_rows), (first.arithmetic(), first.block_rows()));
+    }
 
     #[test]
     fn the_least_cosine_is_no_number_if_one_is_none() {
