@@ -11,9 +11,9 @@
 //!                                                       ├ all blocks done, and so on                           │
 //! ```
 //!
-//! So threads share the work of one text as well as of many, meet once a layer, and read the same layer's weights at about
-//! the same time. Every row's arithmetic is its own: a text's vector is the same, bit for bit, in any batch, with any
-//! number of threads and any size of block.
+//! Spans go side by side, and a thread that has no span of its own takes blocks of another's: so threads share the work of one
+//! text as well as of many, and where there are many none waits at the end of a layer. Every row's arithmetic is its own: a
+//! text's vector is the same, bit for bit, in any batch, with any number of threads and any size of block.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -34,9 +34,9 @@ use crate::domain::Pooling;
 /// Changed when this encoder's arithmetic changes by more than its precision class allows: a part of every fingerprint.
 pub(super) const NUMERICS_VERSION: &str = "packed-bert-f32-1";
 
-/// Tokens that go through the layers together. More would read the weights less often, and push what is read between two
-/// layers out of the cache that all processors share.
-const SPAN_TOKENS: usize = 1024;
+/// Tokens that go through the layers together. More would read the weights less often, push what is read between two layers
+/// out of the cache that all processors share, and leave threads without a span.
+const SPAN_TOKENS: usize = 512;
 
 /// The most rows of a block: those that are tried, the first one until then.
 const BLOCK_ROWS: [usize; 3] = [96, 192, 384];
@@ -207,7 +207,7 @@ impl Encoder {
             let mut took = Duration::MAX;
             for _ in 0..TUNING_RUNS {
                 let started = Instant::now();
-                self.threads.run(|| self.span(&ids, &lengths, &self.layers[..1], &mut Vec::new()));
+                self.threads.run(|| self.span(&ids, &lengths, &self.layers[..1]));
                 took = took.min(started.elapsed());
             }
             if took < best {
@@ -220,7 +220,7 @@ impl Encoder {
 
     /// The pooled vectors of texts, one after the other.
     fn forward(&self, ids: &[u32], lengths: &[usize]) -> Vec<f32> {
-        let mut pooled = Vec::with_capacity(lengths.len() * self.size);
+        let mut spans = Vec::new();
         let mut rest = (ids, lengths);
         while !rest.1.is_empty() {
             let mut tokens = 0;
@@ -231,10 +231,12 @@ impl Encoder {
             let texts = fits.count().max(1);
             let (lengths, lengths_after) = rest.1.split_at(texts);
             let (ids, ids_after) = rest.0.split_at(lengths.iter().sum());
-            self.span(ids, lengths, &self.layers, &mut pooled);
+            spans.push((ids, lengths));
             rest = (ids_after, lengths_after);
         }
-        pooled
+        let pooled: Vec<Vec<f32>> =
+            spans.par_iter().map(|(ids, lengths)| self.span(ids, lengths, &self.layers)).collect();
+        pooled.concat()
     }
 
     /// How many rows a block of a span has: blocks of like size, as many as threads or a multiple of them.
@@ -245,7 +247,7 @@ impl Encoder {
     }
 
     /// The pooled vectors of a few texts, through the layers given.
-    fn span(&self, ids: &[u32], lengths: &[usize], layers: &[Layer], pooled: &mut Vec<f32>) {
+    fn span(&self, ids: &[u32], lengths: &[usize], layers: &[Layer]) -> Vec<f32> {
         let (rows, size) = (ids.len(), self.size);
         let mut places = Vec::with_capacity(lengths.len());
         let mut first = 0;
@@ -288,9 +290,8 @@ impl Encoder {
             }
             std::mem::swap(&mut now, &mut next);
         }
-        for place in places {
-            pooled.extend(pool(&x[place.first * size..][..place.length * size], size, self.pooling));
-        }
+        let pooled = |place: &Place| pool(&x[place.first * size..][..place.length * size], size, self.pooling);
+        places.iter().flat_map(pooled).collect()
     }
 
     fn with_scratch(&self, work: impl FnOnce(&mut Scratch)) {

@@ -6,7 +6,7 @@
 //! ```
 
 use super::lanes::Lanes;
-use super::matrix::{Lines, WIDTH_MAX, tile_f32, with_rows};
+use super::matrix::{LINE_BYTES, Lines, WIDTH_MAX, tile_f32, with_rows};
 use super::rows::exp;
 
 /// One head's attention of some of a text's tokens to all of them.
@@ -72,8 +72,8 @@ pub(super) unsafe fn attend<L: Lanes>(attention: &mut Attention<'_>, scratch: &m
     weights.reserve(padded * L::ROWS);
 
     let queries = attention.projections.as_ptr().add(attention.head * head_size);
-    pack_keys(queries.add(size), stride, length, head_size, columns, keys);
-    pack_values(queries.add(2 * size), stride, length, head_size, columns, values);
+    pack_keys::<L>(queries.add(size), stride, length, head_size, keys);
+    pack_values::<L>(queries.add(2 * size), stride, length, head_size, values);
 
     let mut tile = [0.0f32; 14 * 2 * WIDTH_MAX];
     let mut row = 0;
@@ -101,46 +101,71 @@ pub(super) unsafe fn attend<L: Lanes>(attention: &mut Attention<'_>, scratch: &m
             let kept = columns.min(head_size - panel * columns);
             for (index, &factor) in factors.iter().enumerate().take(rows) {
                 let at = (row + index) * size + attention.head * head_size + panel * columns;
-                let to = &mut attention.out[at..at + kept];
-                for (to, value) in to.iter_mut().zip(&tile[index * columns..]) {
-                    *to = value * factor;
+                let from = tile.as_mut_ptr().add(index * columns);
+                let factor = L::splat(factor);
+                let means = [0, 1].map(|half| half * L::WIDTH);
+                for at in means {
+                    L::store(from.add(at), L::mul(L::load(from.add(at)), factor));
                 }
+                copy_panel::<L>(from, kept, attention.out[at..at + kept].as_mut_ptr());
             }
         }
         row += rows;
     }
 }
 
-/// Keys as panels of `columns` tokens: each token's values stand below each other; tokens past the last are zeros.
+/// How many tokens ahead of their use keys and values are brought nearer: they stand far apart, and no processor guesses where.
+const AHEAD: usize = 8;
+
+/// Keys as panels of two vectors of tokens: each token's values stand below each other; tokens past the last are zeros.
 #[inline(always)]
-unsafe fn pack_keys(from: *const f32, stride: usize, length: usize, head_size: usize, columns: usize, to: &mut [f32]) {
-    for token in 0..length.next_multiple_of(columns) {
+unsafe fn pack_keys<L: Lanes>(from: *const f32, stride: usize, length: usize, head_size: usize, to: &mut [f32]) {
+    let columns = 2 * L::WIDTH;
+    for token in 0..length {
+        bring_nearer::<L>(from.wrapping_add((token + AHEAD) * stride), head_size);
         let place = token / columns * columns * head_size + token % columns;
         for value in 0..head_size {
-            let key = if token < length { *from.add(token * stride + value) } else { 0.0 };
-            *to.get_unchecked_mut(place + value * columns) = key;
+            *to.get_unchecked_mut(place + value * columns) = *from.add(token * stride + value);
+        }
+    }
+    for token in length..length.next_multiple_of(columns) {
+        let place = token / columns * columns * head_size + token % columns;
+        for value in 0..head_size {
+            *to.get_unchecked_mut(place + value * columns) = 0.0;
         }
     }
 }
 
-/// Values as panels of `columns` of a head's dimensions; what is past the last is zeros.
+/// Values as panels of two vectors of a head's dimensions; what is past the last is zeros.
 #[inline(always)]
-unsafe fn pack_values(
-    from: *const f32,
-    stride: usize,
-    length: usize,
-    head_size: usize,
-    columns: usize,
-    to: &mut [f32],
-) {
+unsafe fn pack_values<L: Lanes>(from: *const f32, stride: usize, length: usize, head_size: usize, to: &mut [f32]) {
+    let columns = 2 * L::WIDTH;
     for panel in 0..head_size.div_ceil(columns) {
         let kept = columns.min(head_size - panel * columns);
         for token in 0..length {
-            let place = (panel * length + token) * columns;
-            let own = to.get_unchecked_mut(place..place + columns);
-            std::ptr::copy_nonoverlapping(from.add(token * stride + panel * columns), own.as_mut_ptr(), kept);
-            own[kept..].fill(0.0);
+            bring_nearer::<L>(from.wrapping_add((token + AHEAD) * stride + panel * columns), kept);
+            let own = to.as_mut_ptr().add((panel * length + token) * columns);
+            copy_panel::<L>(from.add(token * stride + panel * columns), kept, own);
+            std::ptr::write_bytes(own.add(kept), 0, columns - kept);
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn bring_nearer<L: Lanes>(values: *const f32, count: usize) {
+    for at in (0..count).step_by(LINE_BYTES / size_of::<f32>()) {
+        L::prefetch(values.wrapping_add(at).cast());
+    }
+}
+
+/// Copies the first values of a panel's row: as vectors if there are as many.
+#[inline(always)]
+unsafe fn copy_panel<L: Lanes>(from: *const f32, count: usize, to: *mut f32) {
+    if count == 2 * L::WIDTH {
+        L::store(to, L::load(from));
+        L::store(to.add(L::WIDTH), L::load(from.add(L::WIDTH)));
+    } else {
+        std::ptr::copy_nonoverlapping(from, to, count);
     }
 }
 

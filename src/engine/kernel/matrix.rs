@@ -26,9 +26,12 @@ pub(super) const WIDTH_MAX: usize = 16;
 /// The most rows a tile has.
 const ROWS_MAX: usize = 14;
 
+/// Bytes of a cache line.
+pub(super) const LINE_BYTES: usize = 64;
+
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+struct Line([u8; LINE_BYTES]);
 
 /// Values that begin at the start of a cache line.
 pub(in crate::engine) struct Lines<T> {
@@ -39,7 +42,7 @@ pub(in crate::engine) struct Lines<T> {
 
 impl<T: Pod> Lines<T> {
     pub(in crate::engine) fn zeroed(length: usize) -> Self {
-        let lines = vec![Line::zeroed(); (length * size_of::<T>()).div_ceil(size_of::<Line>())];
+        let lines = vec![Line::zeroed(); (length * size_of::<T>()).div_ceil(LINE_BYTES)];
         Self { lines, length, of: PhantomData }
     }
 
@@ -276,6 +279,9 @@ pub(super) trait Tile {
     );
 }
 
+/// Inputs that are multiplied before the loop looks whether there are more.
+const UNROLLED: usize = 4;
+
 // The two loops below multiply nothing to find their places: a build with overflow checks would check that, once a number.
 
 /// Sums of f32 products: `count` inputs, rows `left_stride` apart, to rows `out_stride` apart.
@@ -297,18 +303,39 @@ pub(super) unsafe fn tile_f32<L: Lanes, const ROWS: usize>(
         *place = left.add(row * left_stride);
     }
     let mut panel = panel;
-    for input in 0..count {
-        let weights = [L::load(panel), L::load(panel.wrapping_add(L::WIDTH))];
-        panel = panel.wrapping_add(2 * L::WIDTH);
-        for row in 0..ROWS {
-            let value = L::splat(rows[row].wrapping_add(input).read_unaligned());
-            sums[row][0] = L::fma(value, weights[0], sums[row][0]);
-            sums[row][1] = L::fma(value, weights[1], sums[row][1]);
+    let whole = count - count % UNROLLED;
+    let mut input = 0;
+    while input < whole {
+        for next in 0..UNROLLED {
+            let weights = panel.wrapping_add(next * 2 * L::WIDTH);
+            add_products::<L, ROWS>(&mut sums, &rows, input.wrapping_add(next), weights);
         }
+        input = input.wrapping_add(UNROLLED);
+        panel = panel.wrapping_add(UNROLLED * 2 * L::WIDTH);
+    }
+    for input in whole..count {
+        add_products::<L, ROWS>(&mut sums, &rows, input, panel);
+        panel = panel.wrapping_add(2 * L::WIDTH);
     }
     for (row, [first, second]) in sums.into_iter().enumerate() {
         L::store(out.add(row * out_stride), first);
         L::store(out.add(row * out_stride + L::WIDTH), second);
+    }
+}
+
+/// One input of each row, times its weights.
+#[inline(always)]
+unsafe fn add_products<L: Lanes, const ROWS: usize>(
+    sums: &mut [[L::F; 2]; ROWS],
+    rows: &[*const f32; ROWS],
+    input: usize,
+    weights: *const f32,
+) {
+    let weights = [L::load(weights), L::load(weights.wrapping_add(L::WIDTH))];
+    for row in 0..ROWS {
+        let value = L::splat(rows[row].wrapping_add(input).read_unaligned());
+        sums[row][0] = L::fma(value, weights[0], sums[row][0]);
+        sums[row][1] = L::fma(value, weights[1], sums[row][1]);
     }
 }
 
@@ -351,14 +378,20 @@ unsafe fn integer_tile<L: Lanes, T: IntegerTile, const ROWS: usize>(
         *place = left.add(row * stride).cast();
     }
     let mut panel = panel.cast::<i32>();
-    for group in 0..inputs / T::GROUP {
-        let weights = [L::load_i32(panel), L::load_i32(panel.wrapping_add(L::WIDTH))];
-        panel = panel.wrapping_add(2 * L::WIDTH);
-        for row in 0..ROWS {
-            let value = L::splat_i32(rows[row].wrapping_add(group).read_unaligned());
-            sums[row][0] = T::dot::<L>(sums[row][0], value, weights[0]);
-            sums[row][1] = T::dot::<L>(sums[row][1], value, weights[1]);
+    let groups = inputs / T::GROUP;
+    let whole = groups - groups % UNROLLED;
+    let mut group = 0;
+    while group < whole {
+        for next in 0..UNROLLED {
+            let weights = panel.wrapping_add(next * 2 * L::WIDTH);
+            add_dots::<L, T, ROWS>(&mut sums, &rows, group.wrapping_add(next), weights);
         }
+        group = group.wrapping_add(UNROLLED);
+        panel = panel.wrapping_add(UNROLLED * 2 * L::WIDTH);
+    }
+    for group in whole..groups {
+        add_dots::<L, T, ROWS>(&mut sums, &rows, group, panel);
+        panel = panel.wrapping_add(2 * L::WIDTH);
     }
     let scales = product.weights.scales.as_ptr().add(column);
     for (index, sums) in sums.into_iter().enumerate() {
@@ -369,6 +402,22 @@ unsafe fn integer_tile<L: Lanes, T: IntegerTile, const ROWS: usize>(
             let scale = L::mul(scale, L::load(scales.add(half * L::WIDTH)));
             L::store(out.add((2 * index + half) * L::WIDTH), L::mul(L::to_f32(sum), scale));
         }
+    }
+}
+
+/// One group of inputs of each row, times its weights.
+#[inline(always)]
+unsafe fn add_dots<L: Lanes, T: IntegerTile, const ROWS: usize>(
+    sums: &mut [[L::I; 2]; ROWS],
+    rows: &[*const i32; ROWS],
+    group: usize,
+    weights: *const i32,
+) {
+    let weights = [L::load_i32(weights), L::load_i32(weights.wrapping_add(L::WIDTH))];
+    for row in 0..ROWS {
+        let value = L::splat_i32(rows[row].wrapping_add(group).read_unaligned());
+        sums[row][0] = T::dot::<L>(sums[row][0], value, weights[0]);
+        sums[row][1] = T::dot::<L>(sums[row][1], value, weights[1]);
     }
 }
 
@@ -473,7 +522,7 @@ pub(super) unsafe fn multiply<L: Lanes, T: Tile>(product: &mut Product<'_, T::A,
     let tile = tile.as_mut_ptr();
     // While a panel is read, row after row, the next one is brought nearer, a share with each tile.
     let panel_bytes = columns * product.weights.inputs * size_of::<T::W>();
-    let share = panel_bytes.div_ceil(product.rows.div_ceil(L::ROWS)).next_multiple_of(size_of::<Line>());
+    let share = panel_bytes.div_ceil(product.rows.div_ceil(L::ROWS)).next_multiple_of(LINE_BYTES);
     let mut column = 0;
     while column < product.outputs {
         let next = (product.first + column + columns) * product.weights.inputs;
@@ -485,7 +534,7 @@ pub(super) unsafe fn multiply<L: Lanes, T: Tile>(product: &mut Product<'_, T::A,
             let until = coming.wrapping_add(share);
             while coming < until && coming < end {
                 L::prefetch(coming);
-                coming = coming.wrapping_add(size_of::<Line>());
+                coming = coming.wrapping_add(LINE_BYTES);
             }
             with_rows!(rows, L::ROWS, |ROWS| T::tile::<L, ROWS>(product, row, column, tile));
             for index in 0..rows {
