@@ -18,11 +18,14 @@ use super::side::{Attachment, Side};
 use super::snapshot;
 use super::space::Space;
 use super::sync::Syncer;
+use super::watch::Watcher;
 use super::writer::{Draft, Figures, KeyMap, Writer};
 use crate::domain::{Key, Namespace};
 
 /// The most entries written and published at a time: bounds the buffers, and how long readers wait.
 const PUT_ENTRIES_MAX: usize = 4096;
+/// How many slots' entries a watcher is told of while a writer waits.
+const TOLD_AT_ONCE: Slot = 1024;
 /// The fewest entries for which a clean close leaves the table: fewer are read faster than it is.
 const SNAPSHOT_ENTRIES_MIN: u64 = if cfg!(test) { 1 } else { 16_384 };
 
@@ -118,6 +121,17 @@ impl Core {
             self.space.counters.scrub_passes.add(1);
         }
         scrubbed
+    }
+
+    /// Tells a watcher of what there is, some slots at a time, and of every change from now on: a change to what has been told
+    /// is told as well, one to what has not is told twice.
+    pub(super) fn watch(&self, watcher: Arc<dyn Watcher>, now: u32) {
+        self.writer().watch(watcher);
+        let end = self.space.layout.slots().end;
+        for first in (0..end).step_by(TOLD_AT_ONCE as usize) {
+            // Nobody waits for longer than this many take.
+            self.writer().tell(first..end.min(first.saturating_add(TOLD_AT_ONCE)), now);
+        }
     }
 
     /// Erases what was found damaged.

@@ -48,6 +48,7 @@ mod table;
 mod tests;
 mod upkeep;
 mod verify;
+mod watch;
 mod words;
 mod writer;
 
@@ -65,6 +66,7 @@ pub use folder::Folder;
 pub use info::{Ages, Info};
 pub use read_only::{Found, ReadOnly, Scanned, Survey};
 pub use verify::{Repaired, Report, SideReport, SpaceReport, repair, verify};
+pub use watch::Watcher;
 
 use self::aliases::Aliases;
 use self::core::Core;
@@ -79,7 +81,7 @@ use self::space::Space;
 use self::sync::{IntervalSync, Syncer};
 use self::upkeep::Upkeeper;
 use self::writer::Writer;
-use crate::domain::{Key, ModelVersion, TokenKey};
+use crate::domain::{Key, ModelVersion, Namespace, TokenKey};
 
 /// One model's embeddings in a folder. Shared by reference between threads; reads wait for nobody.
 pub struct Store {
@@ -178,14 +180,28 @@ impl Store {
     /// # Errors
     /// When the file was cut short meanwhile: what was shown must be forgotten.
     pub fn get_many(&self, keys: &[Key], now: u32, found: impl FnMut(usize, Entry, &[f16])) -> Result<(), Torn> {
-        self.core.space.visit(keys, now, found)
+        self.core.space.visit(keys, now, true, found)
     }
 
-    /// The facts of each key's entry, `None` for those that `get_many` would not show.
+    /// As [`Self::get_many`], but not a use, as far as eviction is concerned.
+    ///
+    /// # Errors
+    /// As for [`Self::get_many`].
+    pub fn peek_many(&self, keys: &[Key], now: u32, found: impl FnMut(usize, Entry, &[f16])) -> Result<(), Torn> {
+        self.core.space.visit(keys, now, false, found)
+    }
+
+    /// Tells `watcher` of every valid entry, and from now on of every change, in place of whoever was told before. Returns
+    /// when all are told; writes go on meanwhile.
+    pub fn watch(&self, watcher: Arc<dyn Watcher>, now: u32) {
+        self.core.watch(watcher, now);
+    }
+
+    /// The facts of each key's entry, `None` for those that `get_many` would not show. Not a use, as far as eviction is concerned.
     pub fn contains_many(&self, keys: &[Key], now: u32) -> Vec<Option<Entry>> {
         let mut entries = vec![None; keys.len()];
         // Asked again, the entries that were cut off are misses.
-        while self.core.space.visit(keys, now, |index, entry, _| entries[index] = Some(entry)).is_err() {
+        while self.core.space.visit(keys, now, false, |index, entry, _| entries[index] = Some(entry)).is_err() {
             entries.fill(None);
         }
         entries
@@ -300,6 +316,29 @@ impl Store {
     /// When a write or sync fails; some may be marked then, none is lost.
     pub fn mark_stale(&self, keys: &[Key], now: u32) -> Result<usize, StoreError> {
         self.core.mark_stale(keys, now)
+    }
+
+    /// The places of keys' entries, as a [`Watcher`] is told of them; of those that have one, in no order.
+    #[must_use]
+    pub fn places(&self, keys: &[Key]) -> Vec<u32> {
+        let mut places = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(1024) {
+            let reading = self.core.space.read();
+            places.extend(keys.iter().filter_map(|key| reading.find(key)));
+        }
+        places
+    }
+
+    /// The sequence number of the newest entry.
+    #[must_use]
+    pub fn last_sequence(&self) -> u64 {
+        self.core.figures().last_sequence
+    }
+
+    /// The number of a namespace; `None` if nothing was ever put in it.
+    #[must_use]
+    pub fn namespace_number(&self, namespace: &Namespace) -> Option<u32> {
+        self.core.side.known_namespace(namespace)
     }
 
     /// The key that a text of these tokens was put under. The entry may be gone.

@@ -99,28 +99,31 @@ impl Space {
         self.table.find(key, |slot| self.map.record(slot).key == *key)
     }
 
-    /// Shows each live, unexpired, intact entry, by the index of its key.
+    /// Shows each live, unexpired, intact entry, by the index of its key. `is_use`: eviction counts it as one.
     pub(super) fn visit(
         &self,
         keys: &[Key],
         now: u32,
+        is_use: bool,
         mut found: impl FnMut(usize, Entry, &[f16]),
     ) -> Result<(), Torn> {
         let faults = self.map.faults();
         let reading = self.read();
+        let mut found = |index, slot| {
+            if is_use {
+                self.visited.set(slot);
+            }
+            found(index, self.map.record(slot).entry(), self.map.row(slot));
+        };
         if let [key] = keys {
             if let Some(slot) = reading.find_one(key)
                 && reading.is_valid(slot, now)
             {
-                self.visited.set(slot);
-                found(0, self.map.record(slot).entry(), self.map.row(slot));
+                found(0, slot);
             }
         } else {
             for (chunk, first) in keys.chunks(KEYS_AT_ONCE).zip((0..).step_by(KEYS_AT_ONCE)) {
-                reading.visit_chunk(chunk, now, |place, slot| {
-                    self.visited.set(slot);
-                    found(first + place, self.map.record(slot).entry(), self.map.row(slot));
-                });
+                reading.visit_chunk(chunk, now, |place, slot| found(first + place, slot));
             }
         }
         drop(reading);

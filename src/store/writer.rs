@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::f16;
@@ -22,6 +23,7 @@ use super::layout::Slot;
 use super::record::{RECORD_BYTES, Record, SEQUENCE_MAX};
 use super::snapshot::{self, Remembered};
 use super::space::Space;
+use super::watch::Watcher;
 use crate::domain::Key;
 
 /// How many entries make room at a time: neighbours are erased, and later filled, with one write.
@@ -51,6 +53,7 @@ pub(super) struct Writer {
     /// Whether anything was written, or tried to be, since this was last asked.
     wrote: bool,
     rows: Vec<u8>,
+    watcher: Option<Arc<dyn Watcher>>,
 }
 
 /// A record without its seal, and the row it will be sealed over.
@@ -102,6 +105,28 @@ impl Writer {
             begun: false,
             wrote: false,
             rows: Vec::new(),
+            watcher: None,
+        }
+    }
+
+    /// Tells it of every change from now on.
+    pub(super) fn watch(&mut self, watcher: Arc<dyn Watcher>) {
+        self.watcher = Some(watcher);
+    }
+
+    /// Tells of the valid ones among some slots' entries.
+    pub(super) fn tell(&self, slots: Range<Slot>, now: u32) {
+        let reading = self.space.read();
+        for slot in slots.filter(|&slot| self.space.live.get(slot)) {
+            if reading.is_valid(slot, now) {
+                self.tell_published(slot, self.space.map.record(slot));
+            }
+        }
+    }
+
+    fn tell_published(&self, slot: Slot, record: &Record) {
+        if let Some(watcher) = &self.watcher {
+            watcher.published(slot, record.key, record.entry(), self.space.map.row(slot));
         }
     }
 
@@ -125,11 +150,7 @@ impl Writer {
     /// that may hold anything. Rows are not read: checksums are checked when an entry is first served. The exception is a
     /// sequence number of the upper half of its range, which a flipped bit is likelier to explain than 2^39 writes;
     /// believed, it would use the numbers up.
-    pub(super) fn recover(
-        space: Arc<Space>,
-        disk: Arc<dyn Disk>,
-        used: impl IntoIterator<Item = std::ops::Range<Slot>>,
-    ) -> Self {
+    pub(super) fn recover(space: Arc<Space>, disk: Arc<dyn Disk>, used: impl IntoIterator<Item = Range<Slot>>) -> Self {
         let mut writer = Self::new(Arc::clone(&space), disk);
         for range in used {
             for slot in range.clone() {
@@ -372,6 +393,7 @@ impl Writer {
                 if !old.is_some_and(|old| space.table.replace(&record.key, old, slot)) {
                     space.table.insert(&record.key, slot);
                 }
+                self.tell_published(slot, record);
                 if let Some(old) = old {
                     let replaced = space.map.record(old);
                     let counters = &space.counters;
@@ -445,6 +467,9 @@ impl Writer {
     fn set_dead(&mut self, slot: Slot, pinned: bool) {
         self.space.live.clear(slot);
         self.eviction.removed(slot);
+        if let Some(watcher) = &self.watcher {
+            watcher.withdrawn(slot);
+        }
         // What a record says may have changed on the medium: the count can be wrong then, but not below zero.
         self.pinned = self.pinned.saturating_sub(u64::from(pinned));
     }

@@ -12,6 +12,7 @@ mod power_loss;
 mod simulated_disk;
 mod sizes;
 mod tools;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::File;
