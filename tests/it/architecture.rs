@@ -5,15 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and those it may name. `src/ARCHITECTURE.md` draws the same.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("domain", &[]),
     ("store", &["domain"]),
+    ("index", &["domain"]),
     ("engine", &["domain"]),
     ("batch", &["domain", "engine"]),
-    ("cache", &["domain", "store", "batch"]),
+    ("cache", &["domain", "store", "index", "batch"]),
     ("http", &["domain", "store", "batch", "cache"]),
     ("config", &["domain", "store", "engine", "batch", "cache", "http"]),
-    ("cli", &["domain", "store", "engine", "batch", "cache", "http", "config"]),
+    ("cli", &["domain", "store", "index", "engine", "batch", "cache", "http", "config"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

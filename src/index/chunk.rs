@@ -1,0 +1,156 @@
+//! A run of places: the rows in them as codes, and the facts that decide who may find them.
+
+use super::Row;
+use super::codes::{RowScale, round_row, stride};
+use super::kernel::{BLOCK_ROWS, Block};
+use super::lines::Lines;
+use super::query::Filter;
+use crate::domain::Key;
+
+/// Places of a chunk: few enough that a scan, which holds a chunk still, is soon through; many enough to be worth the lock.
+pub(super) const CHUNK_ROWS: usize = 1024;
+
+/// What a row without an end is said to expire at; it doesn't.
+const NEVER: u32 = u32::MAX;
+
+/// What a row is, beside its vector.
+#[derive(Clone, Copy)]
+pub(super) struct Facts {
+    pub(super) key: Key,
+    pub(super) sequence: u64,
+}
+
+/// Who may find a row. A place without a row has always expired.
+#[derive(Clone, Copy, Default)]
+struct Validity {
+    namespace: u32,
+    created: u32,
+    expires: u32,
+}
+
+/// What was said of a block's rows, in the order in which they were picked.
+pub(super) struct Scales {
+    pub(super) scales: [f32; BLOCK_ROWS],
+    pub(super) errors: [f32; BLOCK_ROWS],
+}
+
+/// [`CHUNK_ROWS`] places. Takes no memory until the first row.
+#[derive(Default)]
+pub(super) struct Chunk {
+    codes: Option<Lines<i8>>,
+    scales: Vec<RowScale>,
+    facts: Vec<Facts>,
+    validity: Vec<Validity>,
+    /// The length of the longest row there ever was.
+    length_max: f32,
+}
+
+impl Validity {
+    #[inline]
+    fn admits(self, filter: &Filter<'_>) -> bool {
+        (self.expires > filter.now || self.expires == NEVER)
+            & (filter.created.start() <= &self.created)
+            & (&self.created <= filter.created.end())
+            & filter.namespace.is_none_or(|namespace| namespace == self.namespace)
+    }
+}
+
+impl Chunk {
+    /// Bytes that a chunk has once it has a row.
+    pub(super) fn memory_bytes(dims: usize) -> usize {
+        CHUNK_ROWS * (stride(dims) + size_of::<RowScale>() + size_of::<Facts>() + size_of::<Validity>())
+    }
+
+    pub(super) fn has_memory(&self) -> bool {
+        self.codes.is_some()
+    }
+
+    /// Whether a row is in the place, and which.
+    fn at(&self, at: usize) -> Option<Facts> {
+        let vacant = self.validity.get(at).is_none_or(|validity| validity.expires == 0);
+        (!vacant).then(|| self.facts[at])
+    }
+
+    /// Puts a row in the place, unless a later one is there. Returns by how much the number of rows changes.
+    pub(super) fn set(&mut self, at: usize, row: &Row<'_>) -> isize {
+        let before = self.at(at);
+        if before.is_some_and(|facts| facts.sequence > row.sequence) {
+            return 0;
+        }
+        let stride = stride(row.unit.len());
+        let codes = self.codes.get_or_insert_with(|| {
+            self.scales = vec![RowScale { scale: 0.0, error: 0.0, length: 0.0 }; CHUNK_ROWS];
+            self.facts = vec![Facts { key: Key::from_bytes([0; 32]), sequence: 0 }; CHUNK_ROWS];
+            self.validity = vec![Validity::default(); CHUNK_ROWS];
+            Lines::zeroed(CHUNK_ROWS * stride)
+        });
+        let codes = &mut codes.as_mut_slice()[at * stride..][..row.unit.len()];
+        let Some(scale) = round_row(row.unit, codes) else {
+            self.validity[at] = Validity::default();
+            return -isize::from(before.is_some());
+        };
+        self.length_max = self.length_max.max(scale.length);
+        self.scales[at] = scale;
+        self.facts[at] = Facts { key: row.key, sequence: row.sequence };
+        let expires = row.expires.map_or(NEVER, |expires| expires.max(1));
+        self.validity[at] = Validity { namespace: row.namespace, created: row.created, expires };
+        isize::from(before.is_none())
+    }
+
+    /// Empties the place. Returns by how much the number of rows changes.
+    pub(super) fn clear(&mut self, at: usize) -> isize {
+        if self.at(at).is_none() {
+            return 0;
+        }
+        self.validity[at] = Validity::default();
+        -1
+    }
+
+    /// Which rows the filter admits, among the places it names that are this chunk's, whose first is `first`.
+    pub(super) fn pick(&self, filter: &Filter<'_>, first: usize, picked: &mut Vec<u16>) {
+        picked.clear();
+        if let Some(places) = filter.places {
+            let of_chunk = places_of(places, first).iter().map(|&place| place as usize - first);
+            let admitted = |&at: &usize| self.validity.get(at).is_some_and(|validity| validity.admits(filter));
+            picked.extend(of_chunk.filter(admitted).map(|at| at as u16));
+            return;
+        }
+        // Written without a branch: which rows are admitted can be any pattern.
+        picked.resize(self.validity.len(), 0);
+        let mut count = 0;
+        for (at, validity) in self.validity.iter().enumerate() {
+            picked[count] = at as u16;
+            count += usize::from(validity.admits(filter));
+        }
+        picked.truncate(count);
+    }
+
+    /// The rows to multiply.
+    pub(super) fn block<'a>(&'a self, dims: usize, rows: &'a [u16], next: &'a [u16]) -> Block<'a> {
+        let codes = self.codes.as_ref().map_or(&[][..], Lines::as_slice);
+        Block { codes, stride: stride(dims), rows, next }
+    }
+
+    /// What is known of these rows' codes. Past them, what is known of others.
+    pub(super) fn scales_of(&self, rows: &[u16], into: &mut Scales) {
+        for ((&row, scale), error) in rows.iter().zip(&mut into.scales).zip(&mut into.errors) {
+            let known = self.scales[usize::from(row)];
+            (*scale, *error) = (known.scale, known.error);
+        }
+    }
+
+    pub(super) fn facts(&self, row: u16) -> Facts {
+        self.facts[usize::from(row)]
+    }
+
+    pub(super) fn length_max(&self) -> f32 {
+        self.length_max
+    }
+}
+
+/// Those of the ascending places that are in the chunk that begins at `first`.
+pub(super) fn places_of(places: &[u32], first: usize) -> &[u32] {
+    let from = places.partition_point(|&place| (place as usize) < first);
+    let rest = &places[from..];
+    &rest[..rest.partition_point(|&place| (place as usize) < first + CHUNK_ROWS)]
+}
