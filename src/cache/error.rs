@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::batch::{JobError, Refusal};
 use crate::domain::{Lane, UnusableVector};
+use crate::index::SearchError;
 use crate::store::StoreError;
 
 use super::flight::Failure;
@@ -104,7 +105,7 @@ pub enum Error {
     /// The program is shutting down.
     #[error("the service is shutting down")]
     ShuttingDown,
-    /// A vector put by the caller has the wrong length.
+    /// A vector of the caller's has the wrong length.
     #[error("a vector of this model has {expected} values, this one has {found}")]
     Dims {
         /// The model's.
@@ -112,8 +113,8 @@ pub enum Error {
         /// The caller's.
         found: usize,
     },
-    /// A vector put by the caller cannot be used.
-    #[error("the vector cannot be kept: {0}")]
+    /// A vector of the caller's cannot be used.
+    #[error("the vector cannot be used: {0}")]
     Vector(#[source] UnusableVector),
     /// An invalidation that does not say of what.
     #[error(
@@ -123,6 +124,9 @@ pub enum Error {
     /// Something to be stored while the cache is switched off.
     #[error("the cache is switched off: nothing is stored")]
     SwitchedOff,
+    /// A search that cannot be.
+    #[error(transparent)]
+    Search(#[from] SearchError),
     /// The store refused what was all the call was about.
     #[error("the store refused: {0}")]
     Store(#[from] StoreError),

@@ -38,10 +38,12 @@ pub mod policy;
 mod refresh;
 mod request;
 mod resident;
+mod search;
 mod stats;
 mod windows;
 mod writer;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
@@ -49,19 +51,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use prometheus_client::registry::Registry;
 
 use crate::batch::{Embedder, TokenizeError};
-use crate::domain::{ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation, TruncationDirection};
+use crate::domain::{
+    ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation, TruncationDirection, scaled_to_one,
+};
 use crate::store::{Ages, Entry, NewEntry, Store};
 
 pub use crate::batch::Token;
+pub use crate::index::{Cursor, HITS_MAX};
 pub use catalogue::{Catalogue, CatalogueError, ChangeError, Served};
 pub use error::Error;
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
 pub use migration::{Embedded, Migration, Progress};
 pub use policy::Policies;
 pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
+pub use search::{Found, IndexFigures, Search, Searched};
 pub use stats::{Evictions, Memory, Stats, Tier, Weights, Window};
 
 use draft::{Draft, set_row};
@@ -69,6 +76,7 @@ use flight::{Flights, Particulars, Place, Waiter};
 use lead::{Errand, Input, Sharing};
 use metrics::Metrics;
 use refresh::{Claims, Due, Wishes};
+use search::Searchable;
 use writer::{Writer, WriterThread};
 
 /// The cache. Cloning is cheap, and all clones are one cache.
@@ -95,6 +103,7 @@ struct Shared {
     metrics: Metrics,
     policies: Policies,
     claims: Claims,
+    searchable: Searchable,
     enabled: AtomicBool,
 }
 
@@ -164,6 +173,7 @@ impl Cache {
             metrics: Metrics::new(),
             policies,
             claims: Claims::default(),
+            searchable: Searchable::default(),
             enabled: AtomicBool::new(enabled),
         });
         let (writer, writer_thread) = Writer::start(Arc::clone(&shared));
@@ -294,6 +304,68 @@ impl Cache {
                 *found = Some(Embedding { unit: row.into(), norm: entry.norm });
             },
         )
+    }
+
+    /// Vectors of a request's inputs, of length one, to search for: the cached ones from the cache, the others computed, none of them
+    /// kept.
+    ///
+    /// # Errors
+    /// As for [`Cache::embed`].
+    pub async fn query_vectors(&self, request: Request<'_>) -> Result<Vec<Vec<f32>>, Error> {
+        let (mut units, missing) = self.rows(&self.keys(&request)?);
+        let dims = self.card().dims;
+        if !missing.is_empty() {
+            let texts: Vec<Cow<'_, str>>;
+            let sequences: Vec<Vec<u32>>;
+            let inputs = match request.inputs {
+                Inputs::Texts(all) => {
+                    texts = missing.iter().map(|&index| Cow::Borrowed(&*all[index])).collect();
+                    Inputs::Texts(&texts)
+                }
+                Inputs::Tokens(all) => {
+                    sequences = missing.iter().map(|&index| all[index].clone()).collect();
+                    Inputs::Tokens(&sequences)
+                }
+            };
+            let computed = self.embed(Request { inputs, mode: Mode::Bypass, ..request }).await?;
+            for (&index, unit) in missing.iter().zip(computed.units.chunks_exact(dims)) {
+                set_row(&mut units, index * dims, unit);
+            }
+        }
+        Ok(units.chunks_exact(dims).map(|unit| unit.to_f32_vec()).collect())
+    }
+
+    /// The vectors of entries, to search for.
+    ///
+    /// # Errors
+    /// When an entry is not there.
+    pub fn stored_vectors(&self, keys: &[Key]) -> Result<Vec<Vec<f32>>, Error> {
+        let (units, missing) = self.rows(keys);
+        if !missing.is_empty() {
+            return Err(Error::Missing { indexes: missing });
+        }
+        Ok(units.chunks_exact(self.card().dims).map(|unit| unit.to_f32_vec()).collect())
+    }
+
+    /// The entries nearest to each of some vectors, which may have any length but 0: exactly. None while the cache is switched
+    /// off. The first search makes the index. Blocks for as long as either takes.
+    ///
+    /// # Errors
+    /// When a vector is not of the model's dims or has no direction, or the store's tags cannot be read.
+    pub fn search(&self, vectors: &[Vec<f32>], wanted: &Search) -> Result<Searched, Error> {
+        let shared = &self.inner.shared;
+        let expected = self.card().dims;
+        let unit = |vector: &Vec<f32>| {
+            if vector.len() != expected {
+                return Err(Error::Dims { expected, found: vector.len() });
+            }
+            Ok(scaled_to_one(vector).map_err(Error::Vector)?.0)
+        };
+        let units = vectors.iter().map(unit).collect::<Result<Vec<_>, _>>()?;
+        if !shared.is_enabled() {
+            return Ok(Searched { results: vec![Vec::new(); vectors.len()], next: None });
+        }
+        search::search(shared, &units, wanted)
     }
 
     /// Removes entries. Answers how many of the keys there were. Blocks for as long as the store takes.

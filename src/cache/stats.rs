@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Shared;
 use super::resident::resident;
+use super::search::IndexFigures;
 use super::windows::{Counts, WINDOWS};
 use crate::batch::{Embedder, QueueState, Residency};
 use crate::domain::Status;
@@ -52,6 +53,8 @@ pub struct Stats {
     pub evictions: Evictions,
     /// Memory.
     pub memory: Memory,
+    /// The index that searches read.
+    pub index: IndexFigures,
     /// The store.
     pub store: Info,
 }
@@ -164,6 +167,7 @@ impl Stats {
                 resident_bytes: resident.map(|resident| resident.resident_bytes),
                 resident_anonymous_bytes: resident.map(|resident| resident.resident_anonymous_bytes),
             },
+            index: shared.searchable.figures(),
             store,
         }
     }
@@ -213,7 +217,8 @@ impl Collector for StoreCollector {
         let Some(shared) = self.0.upgrade() else { return Ok(()) };
         let info = shared.store.info();
         let weights = Weights::of(self.1.as_ref());
-        let gauges: [(&str, &str, u64); 12] = [
+        let index = shared.searchable.figures();
+        let gauges: [(&str, &str, u64); 14] = [
             ("store_entries", "Entries in the store", info.entries),
             ("store_capacity_entries", "Entries the store can hold", info.capacity_entries),
             ("store_bytes", "Bytes of disk the store's file takes", info.allocated_bytes),
@@ -226,6 +231,8 @@ impl Collector for StoreCollector {
             ("in_flight", "Keys being answered right now", shared.flights.len() as u64),
             ("model_loaded", "1 if the model's weights are in memory", u64::from(weights.loaded)),
             ("model_weights_bytes", "Bytes of the model's weights, loaded or not", weights.bytes),
+            ("index_entries", "Entries in the index that searches read; 0 before the first search", index.entries),
+            ("index_memory_bytes", "Bytes of memory that index takes", index.memory_bytes),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value as i64);

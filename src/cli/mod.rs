@@ -5,6 +5,7 @@ mod cache;
 mod client;
 mod compact;
 mod config;
+mod dedupe;
 mod export;
 mod import;
 mod invalidate;
@@ -12,6 +13,7 @@ mod lookup;
 mod meter;
 mod migrate;
 mod models;
+mod search;
 mod serve;
 mod stats;
 mod verify;
@@ -50,6 +52,10 @@ enum Command {
     Models(models::Arguments),
     /// Say which texts are cached
     Lookup(lookup::Arguments),
+    /// Find the cached entries nearest to texts or to other entries
+    Search(search::Arguments),
+    /// List clusters of cached entries that are near-duplicates, also beside a running server
+    Dedupe(dedupe::Arguments),
     /// Remove cached entries by what they are, or mark them stale
     Invalidate(invalidate::Arguments),
     /// Switch a running server's cache on or off, or say which it is
@@ -114,6 +120,8 @@ pub fn run() -> ExitCode {
         Command::Stats(arguments) => stats::run(&arguments, of_command),
         Command::Models(arguments) => models::run(&arguments, of_command),
         Command::Lookup(arguments) => lookup::run(&arguments, of_command),
+        Command::Search(arguments) => search::run(&arguments, of_command),
+        Command::Dedupe(arguments) => dedupe::run(&arguments, of_command),
         Command::Invalidate(arguments) => invalidate::run(&arguments, of_command),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),

@@ -32,19 +32,27 @@ impl Embedding {
     /// # Errors
     /// When a value is not finite, or all are zero.
     pub fn from_raw(raw: &[f32]) -> Result<Self, UnusableVector> {
-        if let Some(index) = raw.iter().position(|value| !value.is_finite()) {
-            return Err(UnusableVector::NotFinite { index });
-        }
-        let norm = raw.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
-        let inverse = (1.0 / norm) as f32;
-        if !((norm as f32).is_normal() && inverse.is_normal()) {
-            return Err(UnusableVector::NoDirection);
-        }
-        let scaled: Vec<f32> = raw.iter().map(|value| value * inverse).collect();
+        let (scaled, norm) = scaled_to_one(raw)?;
         let mut unit = vec![f16::ZERO; raw.len()].into_boxed_slice();
         unit.convert_from_f32_slice(&scaled);
-        Ok(Self { unit, norm: norm as f32 })
+        Ok(Self { unit, norm })
     }
+}
+
+/// A vector scaled to length one, and the length it had.
+///
+/// # Errors
+/// When a value is not finite, or all are zero.
+pub fn scaled_to_one(raw: &[f32]) -> Result<(Vec<f32>, f32), UnusableVector> {
+    if let Some(index) = raw.iter().position(|value| !value.is_finite()) {
+        return Err(UnusableVector::NotFinite { index });
+    }
+    let norm = raw.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
+    let inverse = (1.0 / norm) as f32;
+    if !((norm as f32).is_normal() && inverse.is_normal()) {
+        return Err(UnusableVector::NoDirection);
+    }
+    Ok((raw.iter().map(|value| value * inverse).collect(), norm as f32))
 }
 
 #[cfg(test)]

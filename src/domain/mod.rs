@@ -12,7 +12,7 @@ mod pattern;
 mod provenance;
 mod tokens;
 
-pub use embedding::{Embedding, UnusableVector};
+pub use embedding::{Embedding, UnusableVector, scaled_to_one};
 pub use key::{ChunkId, ContentHash, Key, ParseKeyError, Scope, TokenKey};
 pub use lane::{Lane, UnknownLane};
 pub use model::{ActiveDevice, Device, FingerprintBuilder, ModelCard, ModelVersion, Pooling};

@@ -31,6 +31,7 @@ mod operations;
 mod pipeline;
 mod route;
 mod routes;
+mod search;
 mod server;
 mod shape;
 mod switch;

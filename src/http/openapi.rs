@@ -15,7 +15,7 @@ use super::errors::Dialect;
 use super::limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
 use super::shape::allowed_dims;
 use super::wire::{TAG_CHARS_MAX, TAGS_MAX};
-use super::{embed, entries, invalidate, lookup, migrations, openai, operations, switch, tokenize};
+use super::{embed, entries, invalidate, lookup, migrations, openai, operations, search, switch, tokenize};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,6 +27,8 @@ use super::{embed, entries, invalidate, lookup, migrations, openai, operations, 
         openai::models,
         tokenize::tokenize,
         lookup::lookup,
+        search::search,
+        search::similar,
         entries::entry,
         entries::remove,
         invalidate::invalidate,
@@ -156,8 +158,19 @@ fn describe_requests(schemas: &mut Value, cards: &[&ModelCard], names: &[Value],
     }
     lookup["oneOf"] = json!([{ "required": ["inputs"] }, { "required": ["keys"] }]);
 
+    let search = &mut schemas["SearchRequest"];
+    narrow(&mut search["properties"]["inputs"], &texts);
+    narrow(&mut search["properties"]["keys"], &keys);
+    search["properties"]["vectors"]["minItems"] = json!(1);
+    search["properties"]["vectors"]["maxItems"] = json!(texts_max);
+    if let Some(search) = search.as_object_mut() {
+        search.remove("required");
+    }
+    search["oneOf"] = ["inputs", "vectors", "keys"].iter().map(|queries| json!({ "required": [queries] })).collect();
+
     let any = json!({ "type": ["object", "array", "string", "number", "boolean", "null"] });
     narrow(&mut schemas["EntryFacts"]["properties"]["payload"], &any);
+    narrow(&mut schemas["FoundEntry"]["properties"]["payload"], &any);
 
     let mut root = schemas["EmbedRequest"].clone();
     let sentences = json!({

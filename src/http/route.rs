@@ -11,6 +11,8 @@ pub(super) enum Route {
     Models,
     Tokenize,
     Lookup,
+    Search,
+    Similar,
     Entries,
     Invalidate,
     Switch,
@@ -31,13 +33,15 @@ pub(super) enum Route {
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Embed,
         Self::Root,
         Self::Embeddings,
         Self::Models,
         Self::Tokenize,
         Self::Lookup,
+        Self::Search,
+        Self::Similar,
         Self::Entries,
         Self::Invalidate,
         Self::Switch,
@@ -64,6 +68,8 @@ impl Route {
             Self::Models => "/v1/models",
             Self::Tokenize => "/tokenize",
             Self::Lookup => "/lookup",
+            Self::Search => "/search",
+            Self::Similar => "/similar",
             Self::Entries => "/entries/{key}",
             Self::Invalidate => "/invalidate",
             Self::Switch => "/admin/cache",
@@ -91,6 +97,8 @@ impl Route {
                 | Self::Embeddings
                 | Self::Tokenize
                 | Self::Lookup
+                | Self::Search
+                | Self::Similar
                 | Self::Invalidate
                 | Self::MigrationTexts
         )
@@ -105,6 +113,8 @@ impl Route {
             Self::Embeddings | Self::Models => Dialect::OpenAi,
             Self::Unknown if path == "/v1" || path.starts_with("/v1/") => Dialect::OpenAi,
             Self::Lookup
+            | Self::Search
+            | Self::Similar
             | Self::Entries
             | Self::Invalidate
             | Self::Switch

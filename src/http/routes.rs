@@ -11,7 +11,7 @@ use axum::routing::{delete, get, post};
 use super::call::{self, Answered, Call};
 use super::errors::Error;
 use super::route::Route;
-use super::{Service, embed, entries, invalidate, lookup, migrations, openai, operations, switch, tokenize};
+use super::{Service, embed, entries, invalidate, lookup, migrations, openai, operations, search, switch, tokenize};
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
 pub fn router(service: Service) -> Router {
@@ -24,6 +24,8 @@ pub fn router(service: Service) -> Router {
         .route("/v1/models", get(handler(Route::Models, openai::models)))
         .route("/tokenize", post(handler(Route::Tokenize, tokenize::tokenize)))
         .route("/lookup", post(handler(Route::Lookup, lookup::lookup)))
+        .route("/search", post(handler(Route::Search, search::search)))
+        .route("/similar", get(handler(Route::Similar, search::similar)))
         .route(
             "/entries/{key}",
             get(handler(Route::Entries, entries::entry)).delete(handler(Route::Entries, entries::remove)),

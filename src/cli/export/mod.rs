@@ -151,7 +151,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
 }
 
 /// The configured model's version and name, if it is on this machine.
-fn known_model(settings: &Settings) -> Option<(ModelVersion, String)> {
+pub(super) fn known_model(settings: &Settings) -> Option<(ModelVersion, String)> {
     let model = settings.default_model();
     engine::find(&model.source, &model.sources).ok()?;
     match engine::describe(&model.source, &model.sources, &model.engine) {
@@ -164,7 +164,7 @@ fn known_model(settings: &Settings) -> Option<(ModelVersion, String)> {
 }
 
 /// The one space that is meant.
-fn choose(
+pub(super) fn choose(
     folder: &Path,
     fingerprint: Option<&str>,
     known: Option<&(ModelVersion, String)>,

@@ -8,6 +8,7 @@ mod families;
 mod lifecycle;
 mod operations;
 mod refusals;
+mod search;
 
 use axum::Router;
 use axum::body::Body;

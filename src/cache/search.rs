@@ -1,0 +1,239 @@
+//! Search: the cached entries whose vectors are nearest to a query's, exactly.
+//!
+//! ```text
+//! store ─ every change, in order ─► index (8-bit rows) ─ candidates ─► store (f16 rows) ─► similarities ─► best k
+//! ```
+//!
+//! The index is made at the first search, which waits for it, and follows the store from then on: who never searches pays
+//! nothing. What is stored before a search begins is found by it. Everything here blocks: for the making about a second a
+//! million entries, for a search as long as the processor takes to read the index.
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use half::f16;
+use serde::Serialize;
+
+use super::{Error, Shared};
+use crate::domain::{Key, Namespace};
+use crate::index::{Cursor, Filter, Hit, Index, Query, Row, Rows};
+use crate::store::{Entry, Selector, Store, Watcher};
+
+/// What is searched for, but for the queries themselves.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// The most entries a query finds: 1 to [`HITS_MAX`](crate::index::HITS_MAX).
+    pub k: usize,
+    /// Only entries at least so similar.
+    pub min_similarity: Option<f32>,
+    /// Only entries of this namespace.
+    pub namespace: Option<Namespace>,
+    /// Only entries with one of these tags.
+    pub tags: Option<Vec<String>>,
+    /// Only entries stored more than this long ago.
+    pub older_than: Option<Duration>,
+    /// Only entries stored at most this long ago.
+    pub newer_than: Option<Duration>,
+    /// Only what comes after this, as [`Searched::next`] says it. For a single query.
+    pub after: Option<Cursor>,
+}
+
+impl Default for Search {
+    /// The ten nearest of all.
+    fn default() -> Self {
+        Self {
+            k: 10,
+            min_similarity: None,
+            namespace: None,
+            tags: None,
+            older_than: None,
+            newer_than: None,
+            after: None,
+        }
+    }
+}
+
+/// What a search has found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Searched {
+    /// For each query what is nearest, best first.
+    pub results: Vec<Vec<Found>>,
+    /// Where the next page begins; none if there is none, or there are several queries.
+    pub next: Option<Cursor>,
+}
+
+/// An entry that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Its key.
+    pub key: Key,
+    /// The cosine of its vector, as stored in f16, with the query: −1 to 1.
+    pub similarity: f32,
+    /// What it was stored with.
+    pub tags: Vec<String>,
+    /// JSON that it was stored with.
+    pub payload: Option<String>,
+}
+
+/// A store's index, once there is one.
+#[derive(Default)]
+pub(super) struct Searchable {
+    index: OnceLock<Arc<Index>>,
+    /// Held by whoever makes it.
+    making: Mutex<()>,
+}
+
+impl Searchable {
+    /// The index; made now if this is the first search.
+    fn index(&self, store: &Store, now: u32) -> &Index {
+        if let Some(index) = self.index.get() {
+            return index;
+        }
+        // Whoever has panicked here left no index.
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        self.index.get_or_init(|| {
+            let started = Instant::now();
+            let index = Arc::new(Index::new(store.info().dims));
+            store.watch(Arc::new(Follower(Arc::clone(&index))), now);
+            let took_ms = started.elapsed().as_millis() as u64;
+            tracing::info!(
+                entries = index.len(),
+                bytes = index.memory_bytes(),
+                took_ms,
+                "made the index of a first search"
+            );
+            index
+        })
+    }
+
+    /// The index's figures; zeros before the first search.
+    pub(super) fn figures(&self) -> IndexFigures {
+        let figures = |index: &Arc<Index>| IndexFigures {
+            entries: index.len() as u64,
+            memory_bytes: index.memory_bytes() as u64,
+        };
+        self.index.get().map(figures).unwrap_or_default()
+    }
+}
+
+/// What a search reads. There is none before the first search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct IndexFigures {
+    /// Entries in it.
+    pub entries: u64,
+    /// Bytes of memory it takes.
+    pub memory_bytes: u64,
+}
+
+/// Keeps an index as the store is.
+struct Follower(Arc<Index>);
+
+impl Watcher for Follower {
+    fn published(&self, place: u32, key: Key, entry: Entry, row: &[f16]) {
+        let Entry { sequence, namespace, created, expires, .. } = entry;
+        self.0.set(Row { place, key, sequence, namespace, created, expires, unit: row });
+    }
+
+    fn withdrawn(&self, place: u32) {
+        self.0.clear(place);
+    }
+}
+
+/// The store's rows. Looking at one is not a use of its entry.
+struct StoreRows<'a> {
+    store: &'a Store,
+    now: u32,
+}
+
+impl Rows for StoreRows<'_> {
+    fn read(&self, keys: &[Key], found: &mut dyn FnMut(usize, u64, &[f16])) -> bool {
+        self.store.peek_many(keys, self.now, |index, entry, row| found(index, entry.sequence, row)).is_ok()
+    }
+}
+
+/// Searches for each of the unit vectors.
+pub(super) fn search(shared: &Shared, vectors: &[Vec<f32>], wanted: &Search) -> Result<Searched, Error> {
+    let store = &shared.store;
+    let now = shared.now();
+    let index = shared.searchable.index(store, now);
+    let Some(chosen) = Chosen::of(store, wanted, now)? else {
+        return Ok(Searched { results: vec![Vec::new(); vectors.len()], next: None });
+    };
+    let filter =
+        Filter { namespace: chosen.namespace, created: chosen.created.clone(), now, places: chosen.places.as_deref() };
+    // What is written from here on is on no later page.
+    let newest = wanted.after.map_or_else(|| store.last_sequence(), |after| after.sequence);
+    let query = |vector| Query { vector, k: wanted.k, min_similarity: wanted.min_similarity, after: wanted.after };
+    let queries: Vec<Query<'_>> = vectors.iter().map(|vector| query(vector.as_slice())).collect();
+    let hits = index.search(&queries, &filter, &StoreRows { store, now })?;
+    let next = match hits.as_slice() {
+        [hits] if hits.len() == wanted.k => {
+            hits.last().map(|last| Cursor { similarity: last.similarity, key: last.key, sequence: newest })
+        }
+        _ => None,
+    };
+    let found = |hits: Vec<Hit>| -> Vec<Found> {
+        // A place may have been given to another entry since its tags were asked for.
+        let meant = hits.into_iter().filter(|hit| chosen.has(&hit.key));
+        meant.map(|hit| Found::of(store, &hit)).collect()
+    };
+    Ok(Searched { results: hits.into_iter().map(found).collect(), next })
+}
+
+impl Found {
+    fn of(store: &Store, hit: &Hit) -> Self {
+        Self {
+            key: hit.key,
+            // Rounding to f16 can make a vector longer than one by a hair.
+            similarity: hit.similarity.clamp(-1.0, 1.0),
+            tags: store.tags(&hit.key),
+            payload: store.payload(&hit.key),
+        }
+    }
+}
+
+/// Which entries a search is about, as the index puts it.
+struct Chosen {
+    namespace: Option<u32>,
+    created: RangeInclusive<u32>,
+    /// Of the entries with the tags that are wanted, if some are: keys, and places in order.
+    tagged: Option<HashSet<Key>>,
+    places: Option<Vec<u32>>,
+}
+
+impl Chosen {
+    /// `None` if there are no such entries.
+    fn of(store: &Store, wanted: &Search, now: u32) -> Result<Option<Self>, Error> {
+        let Search { namespace, tags, older_than, newer_than, .. } = wanted;
+        let namespace = match namespace {
+            None => None,
+            Some(name) => match store.namespace_number(name) {
+                None => return Ok(None),
+                number => number,
+            },
+        };
+        let ago = |age: Duration| now.saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+        let oldest = newer_than.map_or(0, ago);
+        // Entries of a clock that was put back are young.
+        let youngest = older_than.map_or(Some(u32::MAX), |age| ago(age).checked_sub(1));
+        let Some(youngest) = youngest.filter(|&youngest| oldest <= youngest) else { return Ok(None) };
+        let (mut tagged, mut places) = (None, None);
+        if let Some(tags) = tags {
+            let mut keys = HashSet::new();
+            for tag in tags {
+                keys.extend(store.select(&Selector::Tag(tag), now)?);
+            }
+            let of_all: Vec<Key> = keys.iter().copied().collect();
+            let mut found = store.places(&of_all);
+            found.sort_unstable();
+            (tagged, places) = (Some(keys), Some(found));
+        }
+        Ok(Some(Self { namespace, created: oldest..=youngest, tagged, places }))
+    }
+
+    fn has(&self, key: &Key) -> bool {
+        self.tagged.as_ref().is_none_or(|tagged| tagged.contains(key))
+    }
+}
