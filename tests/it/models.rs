@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::PATIENCE;
 use crate::support::golden::{cosine, data, npy_rows, texts};
 use crate::support::server::{Server, tiny, vecmemo};
+use crate::support::upstream::{Fake, Reply};
 
 /// The size of the weights of tiny-mean, and of tiny-cls.
 const WEIGHTS_BYTES: u64 = 162_096;
@@ -121,6 +122,52 @@ fn a_model_is_named_by_alias_source_or_fingerprint_in_the_body_or_the_address_an
     assert_eq!(fingerprint(None, ""), cls["fingerprint"]);
     let (_, answer) = server.post("/v1/embeddings", &json!({ "input": "a text", "model": "mean" }));
     assert_eq!(answer["model"], "mean");
+}
+
+#[test]
+fn two_models_and_an_endpoint_answer_in_one_process_whoever_asks_at_once() {
+    const DIMS: usize = 8;
+    let vector = |text: &str| (0..DIMS).map(|dim| ((text.len() * 7 + dim * 3) % 11) as f32 - 4.5).collect::<Vec<f32>>();
+    let endpoint = Fake::start(move |received| Reply::vectors(received, vector));
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = format!(
+        "name = \"remote\"\nsource = \"somebody/remote\"\ndims = {DIMS}\n[upstream]\ndialect = \"openai\"\n\
+         base_url = \"http://{}/v1\"\nmodel = \"theirs\"\nversion = \"1\"\nmax_characters = 100000\n",
+        endpoint.address
+    );
+    std::fs::create_dir(folder.path().join("manifests")).unwrap();
+    std::fs::write(folder.path().join("manifests/remote.toml"), manifest).unwrap();
+    let remote = "[[model]]\nname = \"remote\"\nsource = \"remote\"";
+    let server = serve(folder.path(), "models_dir = \"manifests\"", remote);
+
+    let fixtures = texts(&data("models/texts.jsonl"));
+    let inputs: Vec<&str> = fixtures.iter().map(|fixture| fixture.text.as_str()).collect();
+    std::thread::scope(|scope| {
+        for round in 0..6 {
+            let (server, inputs) = (&server, &inputs);
+            scope.spawn(move || {
+                let model = ["mean", "cls", "remote"][round % 3];
+                let expected: Vec<Vec<f32>> = match model {
+                    "remote" => inputs.iter().map(|text| vector(text)).collect(),
+                    of_files => npy_rows(&data(&format!("models/tiny-{of_files}/golden.npy"))),
+                };
+                for (row, expected) in embed(server, model, inputs).iter().zip(&expected) {
+                    assert!(cosine(row, expected) > 0.9999, "{model}");
+                }
+            });
+        }
+    });
+    let stats = json_of(&server.get("/stats"));
+    for model in ["mean", "cls", "remote"] {
+        assert_eq!(stats["models"][model]["store"]["entries"], json!(inputs.len()), "{model}");
+    }
+    let asked: usize = endpoint.received().iter().map(|received| received.texts().len()).sum();
+    assert_eq!(asked, inputs.len(), "each text is paid for once");
+    let (status, refused) = server.post("/embed", &json!({ "inputs": "a", "model": "gone" }));
+    assert_eq!(
+        (status, &refused["error"]),
+        (404, &json!("the model \"gone\" is not served here; \"cls\", \"mean\", \"remote\" are"))
+    );
 }
 
 #[test]
