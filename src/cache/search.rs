@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use half::f16;
@@ -81,18 +81,11 @@ pub struct Found {
 #[derive(Default)]
 pub(super) struct Searchable {
     index: OnceLock<Arc<Index>>,
-    /// Held by whoever makes it.
-    making: Mutex<()>,
 }
 
 impl Searchable {
-    /// The index; made now if this is the first search.
+    /// The index; made now if this is the first search. Whoever searches meanwhile waits.
     fn index(&self, store: &Store, now: u32) -> &Index {
-        if let Some(index) = self.index.get() {
-            return index;
-        }
-        // Whoever has panicked here left no index.
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         self.index.get_or_init(|| {
             let started = Instant::now();
             let index = Arc::new(Index::new(store.info().dims));
