@@ -6,7 +6,7 @@
 Rows are raw little-endian f16, queries raw f32, both of length one. Answers requests, one JSON object a line:
 
     {"peer": "faiss|usearch|numpy", "first": q, "count": n, "k": k}   -> {"seconds": s, "found": [[row, ...], ...]}
-    {"peer": "usearch filtered", "kept": [row, ...], ...}             -> the same, among those rows only
+    {"peer": "faiss", "kept": [row, ...], ...}                        -> the same, among those rows only
 
 All are exact: faiss IndexScalarQuantizer QT_fp16 by inner product, usearch `search(exact=True)` over f16, numpy's f32 product
 and argpartition; filtered: faiss with a selector over the batch of rows (usearch's Python package has no filter).
