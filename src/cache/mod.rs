@@ -332,7 +332,7 @@ impl Cache {
                 set_row(&mut units, index * dims, unit);
             }
         }
-        Ok(units.chunks_exact(dims).map(|unit| unit.to_f32_vec()).collect())
+        Ok(widened(&units, dims))
     }
 
     /// The vectors of entries, to search for.
@@ -344,7 +344,7 @@ impl Cache {
         if !missing.is_empty() {
             return Err(Error::Missing { indexes: missing });
         }
-        Ok(units.chunks_exact(self.card().dims).map(|unit| unit.to_f32_vec()).collect())
+        Ok(widened(&units, self.card().dims))
     }
 
     /// The entries nearest to each of some vectors, which may have any length but 0: exactly. None while the cache is switched
@@ -363,7 +363,7 @@ impl Cache {
         };
         let units = vectors.iter().map(unit).collect::<Result<Vec<_>, _>>()?;
         if !shared.is_enabled() {
-            return Ok(Searched { results: vec![Vec::new(); vectors.len()], next: None });
+            return Ok(Searched::nothing(vectors.len()));
         }
         search::search(shared, &units, wanted)
     }
@@ -709,6 +709,11 @@ fn owned(inputs: Inputs<'_>, index: usize) -> Input {
         Inputs::Texts(texts) => Input::Text(texts[index].to_string()),
         Inputs::Tokens(sequences) => Input::Tokens(sequences[index].clone()),
     }
+}
+
+/// Rows of so many values each, in f32.
+fn widened(rows: &[f16], dims: usize) -> Vec<Vec<f32>> {
+    rows.chunks_exact(dims).map(|row| row.to_f32_vec()).collect()
 }
 
 fn default_prompt(card: &ModelCard) -> &str {

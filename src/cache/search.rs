@@ -64,6 +64,13 @@ pub struct Searched {
     pub next: Option<Cursor>,
 }
 
+impl Searched {
+    /// What so many queries find where there is nothing to find.
+    pub(super) fn nothing(queries: usize) -> Self {
+        Self { results: vec![Vec::new(); queries], next: None }
+    }
+}
+
 /// An entry that was found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
@@ -152,7 +159,7 @@ pub(super) fn search(shared: &Shared, vectors: &[Vec<f32>], wanted: &Search) -> 
     let now = shared.now();
     let index = shared.searchable.index(store, now);
     let Some(chosen) = Chosen::of(store, wanted, now)? else {
-        return Ok(Searched { results: vec![Vec::new(); vectors.len()], next: None });
+        return Ok(Searched::nothing(vectors.len()));
     };
     let filter =
         Filter { namespace: chosen.namespace, created: chosen.created.clone(), now, places: chosen.places.as_deref() };

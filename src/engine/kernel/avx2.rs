@@ -128,7 +128,7 @@ impl Lanes for Avx2 {
 }
 
 /// `sum + a₀ × b₀ + a₁ × b₁`. Said in assembly, because the compiler, which knows that integers may be added in any order,
-/// forms other sums first and runs out of registers for them: 150 instructions for four inputs of a tile, not 143, and 24
+/// forms other sums first and runs out of registers for them: 150 instructions for eight inputs of a tile, not 143, and 24
 /// of them to and from memory, not 4.
 #[inline]
 #[target_feature(enable = "avx2")]
