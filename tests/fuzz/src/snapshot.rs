@@ -66,7 +66,7 @@ pub fn run(input: &[u8]) {
     }
     let mut cursor = crate::store::Cursor::default();
     while let Ok(1..) = store.scan(&mut cursor, crate::NOW, 1000, |_, _, _| {}) {}
-    store.info();
+    let _ = store.info();
     store.scrub(1000);
     let _ = store.remove_many(&keys[..3]);
     assert_eq!(served(&store, &keys[..3]), [None, None, None], "removed");
@@ -84,7 +84,7 @@ fn changed(mut table: Vec<u8>, input: &mut Input<'_>, shape: u8) -> Vec<u8> {
     while !input.is_empty() {
         let (control, at) = (input.byte(), input.word());
         let place = match control & 3 {
-            0 => at as usize % HEAD_BYTES,
+            0 => at as usize % HEAD_BYTES.min(table.len()),
             1 => table.len().saturating_sub(1 + at as usize % 4096),
             _ => at as usize % table.len(),
         };
