@@ -12,4 +12,5 @@ pub mod domain;
 pub mod engine;
 pub mod http;
 pub mod index;
+pub mod reuse;
 pub mod store;

@@ -126,6 +126,12 @@ impl Embedder {
         self.shared.tokenizer.vocabulary_size()
     }
 
+    /// The piece of text that a token id stands for, in the tokenizer's own spelling.
+    #[must_use]
+    pub fn piece(&self, id: u32) -> Option<String> {
+        self.shared.tokenizer.piece(id)
+    }
+
     /// Queues all of `jobs`, or none.
     ///
     /// # Errors

@@ -1,18 +1,24 @@
 //! An answer in the making: rows and items filled as they are found or land.
 
+use std::collections::BTreeMap;
+
 use half::f16;
 
 use super::Shared;
 use super::flight::Landed;
 use super::policy::is_in_last;
 use super::request::{Answer, Freshness, Item, Timings};
-use crate::domain::{Key, Status};
+use super::reuse::Reused;
+use crate::domain::{Embedding, Key, Status, Tokens};
+use crate::reuse::Refusal;
 
 /// An answer in the making.
 pub(super) struct Draft {
     pub(super) dims: usize,
     pub(super) keys: Vec<Key>,
     pub(super) found: Found,
+    pub(super) reused: Vec<Reused>,
+    pub(super) refusals: BTreeMap<Refusal, usize>,
     pub(super) timings: Timings,
 }
 
@@ -38,7 +44,8 @@ impl Found {
 impl Draft {
     pub(super) fn new(keys: Vec<Key>, dims: usize) -> Self {
         let found = Found::nothing(keys.len(), dims);
-        Self { dims, keys, found, timings: Timings::default() }
+        let (reused, refusals) = (Vec::new(), BTreeMap::new());
+        Self { dims, keys, found, reused, refusals, timings: Timings::default() }
     }
 
     /// Takes what the store has at `now`, in Unix seconds.
@@ -84,12 +91,34 @@ impl Draft {
         timings.write = timings.write.max(landed.spent.write);
     }
 
+    /// Takes another text's vector.
+    pub(super) fn reuse(&mut self, tokens: &Tokens, embedding: &Embedding, reused: Reused) {
+        set_row(&mut self.found.units, reused.index * self.dims, &embedding.unit);
+        self.found.items[reused.index] = Some(Item {
+            key: self.keys[reused.index],
+            status: Status::Reused,
+            tokens: tokens.ids.len() as u32,
+            truncated: tokens.truncated(),
+            norm: embedding.norm,
+        });
+        self.reused.push(reused);
+    }
+
     /// The finished answer, with what is left at `now`.
     pub(super) fn finish(self, now: u32, bypassed: bool) -> Answer {
         let Found { units, items, expires_first, stale, .. } = self.found;
         let items = items.into_iter().map(|item| item.expect("every input was a hit or has landed")).collect();
         let ttl = expires_first.map(|expires| expires.saturating_sub(now));
-        Answer { dims: self.dims, units, items, freshness: Freshness { ttl, stale, bypassed }, timings: self.timings }
+        let not_reused = self.refusals.into_iter().max_by_key(|&(_, count)| count).map(|(refusal, _)| refusal);
+        Answer {
+            dims: self.dims,
+            units,
+            items,
+            freshness: Freshness { ttl, stale, bypassed },
+            reused: self.reused,
+            not_reused,
+            timings: self.timings,
+        }
     }
 }
 

@@ -124,6 +124,9 @@ pub enum Error {
     /// Something to be stored while the cache is switched off.
     #[error("the cache is switched off: nothing is stored")]
     SwitchedOff,
+    /// Reuse that cannot be calibrated.
+    #[error("reuse cannot be calibrated: {0}")]
+    Calibration(String),
     /// A search that cannot be.
     #[error(transparent)]
     Search(#[from] SearchError),

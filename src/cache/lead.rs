@@ -20,7 +20,10 @@ pub(super) struct Leader {
 /// One input, owned: the request it came with may be gone.
 pub(super) enum Input {
     Text(String),
+    /// Ids as a caller gave them.
     Tokens(Vec<u32>),
+    /// A text that was tokenised already.
+    Read(Tokens),
 }
 
 /// What all leaders of a request have in common.
@@ -66,7 +69,8 @@ pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, l
         leaders
     };
     let started = Instant::now();
-    let tokens = match tokenize(embedder, &leaders, errand) {
+    let inputs: Vec<&Input> = leaders.iter().map(|leader| &leader.input).collect();
+    let tokens = match tokenize(embedder, &inputs, errand) {
         Ok(tokens) => tokens,
         Err(message) => {
             let failure = Failure::Tokenizer(message);
@@ -152,19 +156,21 @@ fn land_already_stored(shared: &Shared, leaders: Vec<Leader>) -> Vec<Leader> {
     missing
 }
 
-fn tokenize(embedder: &Embedder, leaders: &[Leader], errand: &Errand) -> Result<Vec<Tokens>, String> {
-    let texts: Vec<&str> = leaders
+/// The inputs' token ids, in order.
+pub(super) fn tokenize(embedder: &Embedder, inputs: &[&Input], errand: &Errand) -> Result<Vec<Tokens>, String> {
+    let texts: Vec<&str> = inputs
         .iter()
-        .filter_map(|leader| match &leader.input {
+        .filter_map(|input| match input {
             Input::Text(text) => Some(text.as_str()),
-            Input::Tokens(_) => None,
+            Input::Tokens(_) | Input::Read(_) => None,
         })
         .collect();
     let tokenized = embedder.tokenize(&texts, &errand.prompt, errand.truncation).map_err(|error| error.to_string())?;
     let mut tokenized = tokenized.into_iter();
-    let tokens = leaders.iter().map(|leader| match &leader.input {
+    let tokens = inputs.iter().map(|input| match input {
         Input::Text(_) => tokenized.next().ok_or("the tokenizer answered fewer texts than it was given".to_owned()),
         Input::Tokens(ids) => Ok(truncate(ids, errand.truncation)),
+        Input::Read(tokens) => Ok(tokens.clone()),
     });
     tokens.collect()
 }

@@ -38,6 +38,7 @@ pub mod policy;
 mod refresh;
 mod request;
 mod resident;
+mod reuse;
 mod search;
 mod stats;
 mod windows;
@@ -46,8 +47,8 @@ mod writer;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use half::f16;
@@ -56,18 +57,20 @@ use prometheus_client::registry::Registry;
 
 use crate::batch::{Embedder, TokenizeError};
 use crate::domain::{
-    ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation, TruncationDirection, scaled_to_one,
+    ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Tokens, Truncation, TruncationDirection, scaled_to_one,
 };
 use crate::store::{Ages, Entry, NewEntry, Store};
 
 pub use crate::batch::Token;
 pub use crate::index::{Cursor, HITS_MAX};
+pub use crate::reuse::{Refusal, Terms as ReuseTerms};
 pub use catalogue::{Catalogue, CatalogueError, ChangeError, Served};
 pub use error::Error;
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
 pub use migration::{Embedded, Migration, Progress};
 pub use policy::Policies;
 pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
+pub use reuse::{CertificateFigures, Config as ReuseConfig, FieldFigures, ReuseFigures, Reused};
 pub use search::{Found, IndexFigures, Search, Searched};
 pub use stats::{Evictions, Memory, Stats, Tier, Weights, Window};
 
@@ -76,6 +79,7 @@ use flight::{Flights, Particulars, Place, Waiter};
 use lead::{Errand, Input, Sharing};
 use metrics::Metrics;
 use refresh::{Claims, Due, Wishes};
+use reuse::{Learner, Reuse};
 use search::Searchable;
 use writer::{Writer, WriterThread};
 
@@ -91,6 +95,8 @@ struct Inner {
     /// `Some` until the last clone is dropped.
     writer: Option<Writer>,
     writer_thread: WriterThread,
+    /// Once reuse was asked for.
+    learner: OnceLock<Learner>,
     /// The default namespace's scopes with the default prompt, by truncation direction: hashed once.
     default_scopes: [Scope; 2],
     draining: AtomicBool,
@@ -104,6 +110,7 @@ struct Shared {
     policies: Policies,
     claims: Claims,
     searchable: Searchable,
+    reuse: Reuse,
     enabled: AtomicBool,
 }
 
@@ -114,12 +121,14 @@ pub struct Config {
     pub policies: Policies,
     /// Whether it is switched on at the start; see [`Cache::set_enabled`].
     pub enabled: bool,
+    /// How the reuse of near-duplicates' vectors is learnt.
+    pub reuse: ReuseConfig,
 }
 
 impl Default for Config {
     /// Entries live for ever, and the cache is on.
     fn default() -> Self {
-        Self { policies: Policies::default(), enabled: true }
+        Self { policies: Policies::default(), enabled: true, reuse: ReuseConfig::default() }
     }
 }
 
@@ -166,7 +175,8 @@ impl Cache {
     /// As [`Cache::new`], kept as the configuration says.
     #[must_use]
     pub fn with(store: Store, embedder: Embedder, config: Config) -> Self {
-        let Config { policies, enabled } = config;
+        let Config { policies, enabled, reuse } = config;
+        let has_learnt = reuse::has_learnt(&reuse, &embedder.card().version.to_string());
         let shared = Arc::new(Shared {
             store,
             flights: Flights::default(),
@@ -174,6 +184,7 @@ impl Cache {
             policies,
             claims: Claims::default(),
             searchable: Searchable::default(),
+            reuse: Reuse::new(reuse),
             enabled: AtomicBool::new(enabled),
         });
         let (writer, writer_thread) = Writer::start(Arc::clone(&shared));
@@ -185,7 +196,12 @@ impl Cache {
         });
         let draining = AtomicBool::new(false);
         let writer = Some(writer);
-        Self { inner: Arc::new(Inner { shared, embedder, writer, writer_thread, default_scopes, draining }) }
+        let learner = OnceLock::new();
+        if has_learnt {
+            reuse::start(&shared, &embedder, &learner);
+        }
+        let inner = Inner { shared, embedder, writer, writer_thread, learner, default_scopes, draining };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Embeds a request's inputs: from the cache what is there, by the model what is not.
@@ -218,7 +234,7 @@ impl Cache {
         if mode == Mode::Use && !draft.found.due.is_empty() {
             self.refresh(&request, &errand, &draft, now);
         }
-        let missing = draft.missing();
+        let mut missing = draft.missing();
         if !request.truncate {
             self.refuse_too_long(&request, &errand, &draft, &missing).await?;
         }
@@ -226,7 +242,12 @@ impl Cache {
             if mode == Mode::Only {
                 return Err(Error::Missing { indexes: missing });
             }
-            self.compute(&request, errand, &mut draft, missing).await?;
+            let ready = if mode == Mode::Use {
+                self.reuse(&request, &errand, &mut draft, &mut missing).await
+            } else {
+                HashMap::new()
+            };
+            self.compute(&request, errand, &mut draft, missing, ready).await?;
         }
         let answer = draft.finish(now, mode == Mode::Bypass);
         shared.metrics.observe(&answer, started);
@@ -366,6 +387,37 @@ impl Cache {
             return Ok(Searched::nothing(vectors.len()));
         }
         search::search(shared, &units, wanted)
+    }
+
+    /// Embeds a request's inputs, and lets what reuse is certified for be learnt from them, in their order, as if each had been
+    /// missed now: to learn from texts that are cached already. Short ones are passed over.
+    ///
+    /// # Errors
+    /// As for [`Cache::embed`].
+    pub async fn learn(&self, request: Request<'_>) -> Result<Answer, Error> {
+        let answer = self.embed(Request { reuse: None, ..request.clone() }).await?;
+        let errand = self.errand(&request, Mode::Use)?;
+        let keys = answer.items.iter().map(|item| item.key);
+        let texts = keys.enumerate().map(|(index, key)| (key, owned(request.inputs, index))).collect();
+        let (inner, namespace) = (Arc::clone(&self.inner), request.namespace.clone());
+        reuse::start(&inner.shared, &inner.embedder, &inner.learner);
+        let learn = move || reuse::learn(&inner.shared, &inner.embedder, &errand, &namespace, texts);
+        let learnt = tokio::task::spawn_blocking(learn).await.expect("learning reports errors, it does not panic");
+        learnt.map_err(|message| Error::Tokenizer { index: 0, message })?;
+        Ok(answer)
+    }
+
+    /// Calibrates now what has been learnt of the reuse of near-duplicates in a namespace, under one of the model's prompts.
+    /// Blocks for as long as that takes: seconds, and the first time as long as the model takes for all tokens of its vocabulary.
+    ///
+    /// # Errors
+    /// When the model has no such prompt, or too little has been learnt.
+    pub fn calibrate(&self, namespace: &Namespace, prompt_name: Option<&str>) -> Result<FieldFigures, Error> {
+        let request = Request { namespace: namespace.clone(), prompt_name, ..Request::new(Inputs::Texts(&[])) };
+        let errand = self.errand(&request, Mode::Use)?;
+        let inner = &self.inner;
+        reuse::start(&inner.shared, &inner.embedder, &inner.learner);
+        reuse::calibrate(&inner.shared, &errand, namespace)
     }
 
     /// Removes entries. Answers how many of the keys there were. Blocks for as long as the store takes.
@@ -634,6 +686,59 @@ impl Cache {
         }
     }
 
+    /// Answers what it can of the missing inputs with near-duplicates' vectors, if that is allowed. What is left to be
+    /// computed stays in `missing`; the ids of what was read for this are returned, so that nothing is tokenised twice.
+    async fn reuse(
+        &self,
+        request: &Request<'_>,
+        errand: &Errand,
+        draft: &mut Draft,
+        missing: &mut Vec<usize>,
+    ) -> HashMap<usize, Tokens> {
+        let shared = &self.inner.shared;
+        let terms = shared.policies.terms(request.namespace.as_str(), request.tags);
+        let Some(allowed) = request.reuse.or(terms.reuse).filter(|_| !self.inner.draining.load(Ordering::Relaxed))
+        else {
+            return HashMap::new();
+        };
+        reuse::start(shared, &self.inner.embedder, &self.inner.learner);
+        let inputs: Vec<(usize, Key, lead::Input)> =
+            missing.iter().map(|&index| (index, draft.keys[index], owned(request.inputs, index))).collect();
+        let (inner, own_errand, namespace) = (Arc::clone(&self.inner), errand.clone(), request.namespace.clone());
+        let attempt = move || reuse::attempt(&inner.shared, &inner.embedder, &own_errand, &namespace, allowed, inputs);
+        // What cannot be tokenised is an error that the way of a miss tells of.
+        let Ok(Some(attempt)) = tokio::task::spawn_blocking(attempt).await else { return HashMap::new() };
+        draft.timings.tokenize = attempt.tokenize;
+        draft.timings.reuse = attempt.search;
+        let (mut ready, mut audits) = (HashMap::new(), Vec::new());
+        let now = shared.now();
+        for reuse::Tried { index, tokens, outcome } in attempt.tried {
+            match outcome {
+                Ok(found) => {
+                    draft.reuse(&tokens, &found.embedding, found.reused);
+                    if found.drawn {
+                        let key = draft.keys[index];
+                        let particulars = particulars(request, terms, &key, index, now);
+                        audits.push(reuse::Audited { key, tokens, found, particulars });
+                    }
+                }
+                Err(refusal) => {
+                    if let Some(refusal) = refusal {
+                        *draft.refusals.entry(refusal).or_default() += 1;
+                    }
+                    ready.insert(index, tokens);
+                }
+            }
+        }
+        missing.retain(|index| ready.contains_key(index));
+        if !audits.is_empty() {
+            let (inner, errand, namespace) = (Arc::clone(&self.inner), errand.clone(), request.namespace.clone());
+            let runtime = tokio::runtime::Handle::current();
+            runtime.clone().spawn_blocking(move || reuse::audit(&inner, &runtime, audits, &errand, &namespace));
+        }
+        ready
+    }
+
     /// Fills the missing rows: joins the calls that are on their way, leads the others, waits for all.
     async fn compute(
         &self,
@@ -641,22 +746,18 @@ impl Cache {
         errand: Errand,
         draft: &mut Draft,
         missing: Vec<usize>,
+        mut ready: HashMap<usize, Tokens>,
     ) -> Result<(), Error> {
+        if missing.is_empty() {
+            return Ok(());
+        }
         if self.inner.draining.load(Ordering::Relaxed) {
             return Err(Error::ShuttingDown);
         }
         let shared = &self.inner.shared;
         let now = shared.now();
         let terms = shared.policies.terms(request.namespace.as_str(), request.tags);
-        let particulars = |key: &Key, index: usize| Particulars {
-            namespace: request.namespace.clone(),
-            expires: terms.expires(key, request.ttl, now),
-            tags: request.tags.to_vec(),
-            payload: request.payload.of(index).map(str::to_owned),
-            pinned: request.pinned.unwrap_or(terms.pinned),
-            refresh_ahead: terms.refresh_ahead > 0.0,
-            refreshes: false,
-        };
+        let particulars = |key: &Key, index: usize| particulars(request, terms, key, index, now);
         let mut alone: HashMap<Key, Waiter> = HashMap::new();
         let mut leaders = Vec::new();
         let mut raised = Vec::new();
@@ -677,7 +778,8 @@ impl Cache {
             };
             let (waiter, leads) = match place {
                 Place::Leader(waiter) => {
-                    leaders.push(lead::leader(&waiter, owned(request.inputs, index)));
+                    let input = ready.remove(&index).map_or_else(|| owned(request.inputs, index), lead::Input::Read);
+                    leaders.push(lead::leader(&waiter, input));
                     (waiter, true)
                 }
                 Place::Follower(waiter, ticket) => {
@@ -700,6 +802,19 @@ impl Cache {
             draft.land(index, &landed, leads);
         }
         Ok(())
+    }
+}
+
+/// What an input's entry is stored with.
+fn particulars(request: &Request<'_>, terms: &policy::Terms, key: &Key, index: usize, now: u32) -> Particulars {
+    Particulars {
+        namespace: request.namespace.clone(),
+        expires: terms.expires(key, request.ttl, now),
+        tags: request.tags.to_vec(),
+        payload: request.payload.of(index).map(str::to_owned),
+        pinned: request.pinned.unwrap_or(terms.pinned),
+        refresh_ahead: terms.refresh_ahead > 0.0,
+        refreshes: false,
     }
 }
 
@@ -728,6 +843,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        drop(self.learner.take());
         self.embedder.drain();
         self.writer = None;
         self.writer_thread.join();

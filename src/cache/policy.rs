@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::{Key, Pattern};
+use crate::reuse;
 
 /// The policy for what no other matches.
 pub const DEFAULT_POLICY: &str = "default";
@@ -30,6 +31,8 @@ pub struct Terms {
     pub refresh_ahead: f64,
     /// Whether entries are kept when room is needed. They still expire.
     pub pinned: bool,
+    /// When a near-duplicate's vector will do for a text; never if `None`.
+    pub reuse: Option<reuse::Terms>,
 }
 
 /// A policy as written down: what it is for, and what it says.
@@ -173,6 +176,13 @@ fn check(name: &str, rule: &Rule) -> Result<(), PolicyError> {
         && !(1..=TTL_SECONDS_MAX).contains(&ttl.as_secs())
     {
         return refuse("ttl", format!("cannot be {}: 1 to {TTL_SECONDS_MAX} seconds are needed", ttl.as_secs()));
+    }
+    if let Some(reuse) = terms.reuse {
+        for (name, value) in [("min_similarity", reuse.min_similarity), ("max_violation", reuse.max_violation)] {
+            if !(0.0..=1.0).contains(&value) {
+                return refuse("reuse", format!("cannot have {name} {value}: 0 to 1 is needed"));
+            }
+        }
     }
     if !(0.0..=1.0).contains(&terms.jitter) {
         return refuse("jitter", format!("cannot be {}: a share of the ttl from 0 to 1 is needed", terms.jitter));

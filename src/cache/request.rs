@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use half::f16;
 
+use super::reuse::Reused;
 use crate::domain::{Key, Lane, Namespace, Status, TruncationDirection};
+use crate::reuse::{Refusal, Terms};
 
 /// What to embed.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,8 @@ pub struct Request<'a> {
     pub pinned: Option<bool>,
     /// In which lane what has to be computed waits.
     pub lane: Lane,
+    /// When a near-duplicate's vector will do; as the policies say (never, unless they say so) if `None`.
+    pub reuse: Option<Terms>,
 }
 
 /// JSON texts to keep with entries, at most [`PAYLOAD_BYTES_MAX`](crate::store::PAYLOAD_BYTES_MAX) bytes each.
@@ -115,6 +119,7 @@ impl<'a> Request<'a> {
             payload: Payload::None,
             pinned: None,
             lane: Lane::of_inputs(inputs.len()),
+            reuse: None,
         }
     }
 }
@@ -130,6 +135,10 @@ pub struct Answer {
     pub items: Vec<Item>,
     /// How fresh the hits are.
     pub freshness: Freshness,
+    /// Inputs that were answered with another text's vector, in their order.
+    pub reused: Vec<Reused>,
+    /// Why the others, for which that was allowed, were not: the commonest reason.
+    pub not_reused: Option<Refusal>,
     /// Where the time went.
     pub timings: Timings,
 }
@@ -183,6 +192,8 @@ pub struct Timings {
     pub store: Duration,
     /// Tokenising.
     pub tokenize: Duration,
+    /// Looking for a near-duplicate.
+    pub reuse: Duration,
     /// Waiting for the engine.
     pub queue: Duration,
     /// The engine.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Shared;
 use super::resident::resident;
+use super::reuse::ReuseFigures;
 use super::search::IndexFigures;
 use super::windows::{Counts, WINDOWS};
 use crate::batch::{Embedder, QueueState, Residency};
@@ -55,6 +56,8 @@ pub struct Stats {
     pub memory: Memory,
     /// The index that searches read.
     pub index: IndexFigures,
+    /// The reuse of near-duplicates' vectors, and its measured error.
+    pub reuse: ReuseFigures,
     /// The store.
     pub store: Info,
 }
@@ -168,6 +171,7 @@ impl Stats {
                 resident_anonymous_bytes: resident.map(|resident| resident.resident_anonymous_bytes),
             },
             index: shared.searchable.figures(),
+            reuse: shared.reuse.figures(),
             store,
         }
     }
@@ -218,7 +222,10 @@ impl Collector for StoreCollector {
         let info = shared.store.info();
         let weights = Weights::of(self.1.as_ref());
         let index = shared.searchable.figures();
-        let gauges: [(&str, &str, u64); 14] = [
+        let reuse = shared.reuse.figures();
+        let texts = reuse.fields.iter().map(|field| field.texts).sum();
+        let certificates = reuse.fields.iter().flat_map(|field| &field.certificates).filter(|one| !one.suspended);
+        let gauges: [(&str, &str, u64); 16] = [
             ("store_entries", "Entries in the store", info.entries),
             ("store_capacity_entries", "Entries the store can hold", info.capacity_entries),
             ("store_bytes", "Bytes of disk the store's file takes", info.allocated_bytes),
@@ -233,13 +240,15 @@ impl Collector for StoreCollector {
             ("model_weights_bytes", "Bytes of the model's weights, loaded or not", weights.bytes),
             ("index_entries", "Entries in the index that searches read; 0 before the first search", index.entries),
             ("index_memory_bytes", "Bytes of memory that index takes", index.memory_bytes),
+            ("reuse_texts", "Texts that reuse is learnt from, and that may be reused", texts),
+            ("reuse_certificates", "Certificates of reuse that are not switched off", certificates.count() as u64),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value as i64);
             let encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(encoder)?;
         }
-        let counters: [(&str, &str, u64); 12] = [
+        let counters: [(&str, &str, u64); 17] = [
             ("store_evicted", "Entries evicted to make room", info.evicted),
             ("store_expired", "Entries removed because their time was over", info.expired),
             ("store_quarantined", "Entries found damaged and never served", info.quarantined),
@@ -252,6 +261,15 @@ impl Collector for StoreCollector {
             ("store_write_errors", "Writes and syncs that the system refused", info.write_errors),
             ("model_loads", "Times the model's weights were loaded", weights.loads),
             ("model_unloads", "Times the model's weights were dropped", weights.unloads),
+            ("reuse_learnt", "Texts that reuse was learnt from", reuse.learnt),
+            ("reuse_audits", "Reused vectors that were compared with the text's own", reuse.audits),
+            (
+                "reuse_audits_failed",
+                "Reused vectors that could not be, for want of the text's own",
+                reuse.audits_failed,
+            ),
+            ("reuse_violations", "Reused vectors that were below their floor", reuse.violations),
+            ("reuse_suspended", "Certificates that their audits have switched off", reuse.suspended),
         ];
         for (name, help, value) in counters {
             let counter = prometheus_client::metrics::counter::ConstCounter::new(value);

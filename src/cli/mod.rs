@@ -2,6 +2,7 @@
 
 mod assemble;
 mod cache;
+mod calibrate;
 mod client;
 mod compact;
 mod config;
@@ -56,6 +57,8 @@ enum Command {
     Search(search::Arguments),
     /// List clusters of cached entries that are near-duplicates, also beside a running server
     Dedupe(dedupe::Arguments),
+    /// Certify, from texts as they come, within which error near-duplicates' vectors can be reused
+    Calibrate(calibrate::Arguments),
     /// Remove cached entries by what they are, or mark them stale
     Invalidate(invalidate::Arguments),
     /// Switch a running server's cache on or off, or say which it is
@@ -122,6 +125,7 @@ pub fn run() -> ExitCode {
         Command::Lookup(arguments) => lookup::run(&arguments, of_command),
         Command::Search(arguments) => search::run(&arguments, of_command),
         Command::Dedupe(arguments) => dedupe::run(&arguments, of_command),
+        Command::Calibrate(arguments) => calibrate::run(&arguments, of_command),
         Command::Invalidate(arguments) => invalidate::run(&arguments, of_command),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),

@@ -16,6 +16,7 @@ pub use layers::{DEFAULT_FILE, Layered, Origin, layer};
 pub use models::{ModelSettings, TypedModel, TypedModels};
 pub use typed::{DeviceName, DurabilityName, LogFormat, PrecisionName, TokenInputsName, Typed, TypedPolicy};
 
+use crate::cache::ReuseTerms;
 use crate::cache::policy::{Policies, PolicyError, Rule, Terms};
 use crate::domain::Lane;
 use crate::{batch, cache, engine, http, store};
@@ -86,6 +87,7 @@ pub struct Settings {
 pub fn defaults() -> Typed {
     let store = store::Config::default();
     let batch = batch::Config::default();
+    let reuse = cache::ReuseConfig::default();
     let http = http::Config::default();
     Typed {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
@@ -107,6 +109,9 @@ pub fn defaults() -> Typed {
         sweep_seconds: Some(10),
         scrub_bytes_per_second: Some(16 << 20),
         cache_enabled: Some(true),
+        reuse_texts_max: Some(reuse.texts_max),
+        reuse_certificate_days: Some(reuse.valid.as_secs() / 86_400),
+        reuse_vetoes: Some(reuse.vetoes),
         batch_tokens_max: Some(batch.batch_tokens_max),
         batch_texts_max: Some(batch.batch_texts_max),
         batch_ms_max: Some(batch.batch_time_max.as_millis() as u64),
@@ -214,7 +219,16 @@ impl Settings {
             data_dir: value!(data_dir),
             models: models::models(&value!(model), &common)?,
             models_memory_bytes_max: some_or_none(typed.models_memory_bytes_max, "models_memory_bytes_max")?,
-            cache: cache::Config { policies: policies(typed)?, enabled: value!(cache_enabled) },
+            cache: cache::Config {
+                policies: policies(typed)?,
+                enabled: value!(cache_enabled),
+                reuse: cache::ReuseConfig {
+                    folder: Some(value!(data_dir)),
+                    texts_max: at_least_one!(reuse_texts_max),
+                    valid: Duration::from_secs(at_least_one!(reuse_certificate_days).saturating_mul(86_400)),
+                    vetoes: value!(reuse_vetoes),
+                },
+            },
             batch,
             http: http::Config {
                 auto_truncate: value!(auto_truncate),
@@ -266,6 +280,10 @@ fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
             jitter: policy.jitter.unwrap_or(0.0),
             refresh_ahead: policy.refresh_ahead.unwrap_or(0.0),
             pinned: policy.pinned.unwrap_or(false),
+            reuse: policy.reuse.map(|reuse| ReuseTerms {
+                min_similarity: reuse.min_similarity,
+                max_violation: reuse.max_violation.unwrap_or(ReuseTerms::MAX_VIOLATION),
+            }),
         },
     };
     let rules = typed.policies.iter().map(|(name, policy)| (name.clone(), rule(policy))).collect();

@@ -127,6 +127,25 @@ pub struct Typed {
     #[arg(long, env = "VECMEMO_CACHE_ENABLED", value_name = "BOOL", help_heading = "Store", hide_short_help = true)]
     pub cache_enabled: Option<bool>,
 
+    /// The most texts of a namespace that the reuse of near-duplicates is learnt from, the latest ones; about a kilobyte of
+    /// memory each, only where reuse is allowed
+    #[arg(long, env = "VECMEMO_REUSE_TEXTS_MAX", value_name = "TEXTS", help_heading = "Reuse", hide_short_help = true)]
+    pub reuse_texts_max: Option<usize>,
+
+    /// Days that a certificate of reuse counts
+    #[arg(
+        long,
+        env = "VECMEMO_REUSE_CERTIFICATE_DAYS",
+        value_name = "DAYS",
+        help_heading = "Reuse",
+        hide_short_help = true
+    )]
+    pub reuse_certificate_days: Option<u64>,
+
+    /// Whether texts that differ in a negation, a number or the order of words are never reused
+    #[arg(long, env = "VECMEMO_REUSE_VETOES", value_name = "BOOL", help_heading = "Reuse", hide_short_help = true)]
+    pub reuse_vetoes: Option<bool>,
+
     /// The most tokens the model is given at once
     #[arg(
         long,
@@ -301,6 +320,18 @@ pub struct TypedPolicy {
     pub refresh_ahead: Option<f64>,
     /// Whether entries stay when room is needed
     pub pinned: Option<bool>,
+    /// When a near-duplicate's vector will do for a text; never if not given
+    pub reuse: Option<TypedReuse>,
+}
+
+/// What reuse is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypedReuse {
+    /// The floor of the cosine between a reused vector and the text's own
+    pub min_similarity: f32,
+    /// The share of reused vectors that may be below the floor; 0.05 if not given
+    pub max_violation: Option<f32>,
 }
 
 /// What computes.

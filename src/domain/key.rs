@@ -97,6 +97,12 @@ impl Scope {
         Self { texts: *texts.finalize().as_bytes(), tokens: *tokens.finalize().as_bytes() }
     }
 
+    /// A name of the scope: scopes whose texts have other keys have other names.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        *blake3::hash(&self.texts).as_bytes()
+    }
+
     /// The key of a text by itself.
     #[must_use]
     pub fn key(&self, content: ContentHash) -> Key {

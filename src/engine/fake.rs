@@ -96,6 +96,12 @@ impl Tokenizer for FakeTokenizer {
     fn vocabulary_size(&self) -> usize {
         VOCABULARY as usize
     }
+
+    /// Words are hashed: an id has no one spelling, so it gets one, without digits.
+    fn piece(&self, id: u32) -> Option<String> {
+        let letter = |digit: u8| char::from(b'a' + (digit - b'0'));
+        (id < VOCABULARY).then(|| id.to_string().bytes().map(letter).collect())
+    }
 }
 
 /// A model of the given dims that reads at most 256 tokens and has the prompts `query` and `document`.

@@ -123,6 +123,9 @@ pub trait Tokenizer: Send + Sync {
 
     /// How many different ids there are.
     fn vocabulary_size(&self) -> usize;
+
+    /// The piece of text that an id stands for, in the tokenizer's own spelling.
+    fn piece(&self, id: u32) -> Option<String>;
 }
 
 /// A token and what it stands for.

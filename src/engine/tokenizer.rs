@@ -293,6 +293,10 @@ impl Tokenizer for ModelTokenizer {
     fn vocabulary_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
+
+    fn piece(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
 }
 
 #[cfg(test)]

@@ -112,10 +112,16 @@ pub(super) struct DetailedItem {
     tokens: u32,
     /// Whether the text was cut to that length.
     truncated: bool,
-    /// For a reused vector: how similar its own text's would be.
+    /// For a reused vector: how similar it is at least to the text's own, but for the share below.
     similarity: Option<f64>,
     /// For a reused vector: whose it is.
     source_key: Option<String>,
+    /// For a reused vector: the share of such vectors that may be less similar.
+    violation: Option<f64>,
+    /// For a reused vector: how sure that is.
+    confidence: Option<f64>,
+    /// For a reused vector: what says so; `/stats` has its figures.
+    certificate: Option<String>,
 }
 
 /// Vectors with their provenance (`?details=true`).
@@ -206,9 +212,6 @@ impl<'a> EmbedRequest<'a> {
     fn wanted<'r>(&'r self, call: &Call, inputs: Inputs<'r>) -> Result<Wanted<'r>, Error> {
         let shared = &call.service.shared;
         let model = pipeline::model(call, self.model.as_ref().map(|model| &*model.0))?;
-        if let Some(Object(reuse)) = &self.reuse {
-            reuse.check()?;
-        }
         let parameters = self.parameters.as_ref().map(|parameters| &parameters.0);
         let tags = self.tags.as_deref().unwrap_or_default();
         check_tags(tags)?;
@@ -227,13 +230,13 @@ impl<'a> EmbedRequest<'a> {
                 tags,
                 payload: payload(self.payload.as_ref(), inputs.len())?,
                 pinned: self.pinned,
+                reuse: self.reuse.as_ref().map(|Object(reuse)| reuse.terms()).transpose()?,
                 ..cache::Request::new(inputs)
             },
             shape: Shape {
                 normalize: self.normalize.or_else(|| parameters?.normalize),
                 dimensions: self.dimensions.or_else(|| parameters?.dimensions),
             },
-            reuse_asked: self.reuse.is_some(),
         })
     }
 }
@@ -295,6 +298,7 @@ fn detailed(embedded: &Embedded) -> Result<Vec<u8>, Error> {
     write!(head, "{{\"model\":{name},\"fingerprint\":\"{version}\",\"dims\":{dims},\"items\":[")
         .expect("memory can be written to");
     let mut out = head.into_bytes();
+    let mut reused = embedded.answer.reused.iter().peekable();
     for (index, (row, item)) in shaped.rows().zip(&embedded.answer.items).enumerate() {
         if index > 0 {
             out.push(b',');
@@ -302,11 +306,18 @@ fn detailed(embedded: &Embedded) -> Result<Vec<u8>, Error> {
         out.extend_from_slice(b"{\"embedding\":");
         numbers::write_list(&mut out, row);
         let (status, key, tokens, truncated) = (item.status.as_str(), item.key, item.tokens, item.truncated);
-        let rest = format!(
-            ",\"status\":\"{status}\",\"key\":\"{key}\",\"tokens\":{tokens},\"truncated\":{truncated},\
-             \"similarity\":null,\"source_key\":null}}"
-        );
+        let rest = format!(",\"status\":\"{status}\",\"key\":\"{key}\",\"tokens\":{tokens},\"truncated\":{truncated},");
         out.extend_from_slice(rest.as_bytes());
+        let reused = match reused.next_if(|reused| reused.index == index) {
+            None => "\"similarity\":null,\"source_key\":null,\"violation\":null,\"confidence\":null,\
+                     \"certificate\":null}"
+                .to_owned(),
+            Some(reused) => format!(
+                "\"similarity\":{},\"source_key\":\"{}\",\"violation\":{},\"confidence\":{},\"certificate\":\"{}\"}}",
+                reused.min_similarity, reused.source, reused.max_violation, reused.confidence, reused.certificate
+            ),
+        };
+        out.extend_from_slice(reused.as_bytes());
     }
     out.extend_from_slice(b"]}");
     Ok(out)

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::cache::{Answer, Freshness, Timings};
+use crate::cache::{Answer, Freshness, Refusal, Timings};
 use crate::domain::{Device, Status};
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -42,15 +42,15 @@ pub(super) struct Summary {
     /// Tokens of the items that cost nothing now.
     pub(super) cached_tokens: u64,
     pub(super) characters: usize,
-    /// Whether the client asked for reuse, which nothing is certified for.
-    pub(super) reuse_asked: bool,
+    /// Why no near-duplicate's vector was reused for those that were computed, where that was allowed.
+    pub(super) not_reused: Option<Refusal>,
     pub(super) freshness: Freshness,
 }
 
 impl Summary {
-    pub(super) fn of(answer: &Answer, characters: usize, reuse_asked: bool) -> Self {
-        let (items, freshness) = (answer.items.len(), answer.freshness);
-        let mut summary = Self { items, characters, reuse_asked, freshness, ..Self::default() };
+    pub(super) fn of(answer: &Answer, characters: usize) -> Self {
+        let (items, freshness, not_reused) = (answer.items.len(), answer.freshness, answer.not_reused);
+        let mut summary = Self { items, characters, not_reused, freshness, ..Self::default() };
         for item in &answer.items {
             let count = match item.status {
                 Status::Hit | Status::TokenHit | Status::Remote => &mut summary.hits,
@@ -139,8 +139,9 @@ impl Values {
             self.text("; stale=");
             self.number(stale as u64);
         }
-        if summary.reuse_asked {
-            self.text("; reuse=uncertified");
+        if let Some(refusal) = summary.not_reused {
+            self.text("; reuse=");
+            self.text(refusal.as_str());
         }
         start..self.buffer.len()
     }
@@ -158,6 +159,11 @@ impl Values {
         ] {
             self.text(name);
             self.thousandths(time.as_micros() as u64);
+        }
+        // Only of who may be answered with another text's vector.
+        if !timings.reuse.is_zero() {
+            self.text(", reuse;dur=");
+            self.thousandths(timings.reuse.as_micros() as u64);
         }
         start..self.buffer.len()
     }
@@ -209,7 +215,13 @@ mod tests {
             (&hit["x-compute-tokens"], &hit["x-compute-characters"]),
             (&"9".parse().unwrap(), &"7".parse().unwrap())
         );
-        let mixed = headers(Summary { items: 2, hits: 1, computed: 1, reuse_asked: true, ..Summary::default() });
+        let mixed = headers(Summary {
+            items: 2,
+            hits: 1,
+            computed: 1,
+            not_reused: Some(Refusal::Uncertified),
+            ..Summary::default()
+        });
         let status = mixed["cache-status"].to_str().unwrap();
         assert!(status.starts_with("vecmemo; fwd=miss; items=2; hits=1;") && status.ends_with("; reuse=uncertified"));
         assert_eq!(mixed["x-compute-type"], "mixed");

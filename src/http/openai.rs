@@ -172,9 +172,6 @@ impl EmbeddingsRequest<'_> {
     fn wanted<'r>(&'r self, call: &Call, inputs: Inputs<'r>) -> Result<Wanted<'r>, Error> {
         let shared = &call.service.shared;
         let model = pipeline::model(call, self.model.as_ref().map(|model| &*model.0))?;
-        if let Some(Object(reuse)) = &self.reuse {
-            reuse.check()?;
-        }
         let tags = self.tags.as_deref().unwrap_or_default();
         check_tags(tags)?;
         Ok(Wanted {
@@ -187,10 +184,10 @@ impl EmbeddingsRequest<'_> {
                 tags,
                 payload: payload(self.payload.as_ref(), inputs.len())?,
                 pinned: self.pinned,
+                reuse: self.reuse.as_ref().map(|Object(reuse)| reuse.terms()).transpose()?,
                 ..cache::Request::new(inputs)
             },
             shape: Shape { normalize: None, dimensions: self.dimensions },
-            reuse_asked: self.reuse.is_some(),
         })
     }
 }

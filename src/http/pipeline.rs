@@ -24,7 +24,6 @@ pub(super) struct Wanted<'a> {
     pub(super) model: Served,
     pub(super) request: cache::Request<'a>,
     pub(super) shape: Shape,
-    pub(super) reuse_asked: bool,
 }
 
 /// The cache's answer, and the room that was reserved for sending it.
@@ -41,7 +40,7 @@ pub(super) struct Embedded {
 /// # Errors
 /// When the cache has none, the shape cannot be had, or the deadline passes.
 pub(super) async fn embed(call: &Call, wanted: Wanted<'_>) -> Result<Embedded, Error> {
-    let Wanted { model, mut request, shape, reuse_asked } = wanted;
+    let Wanted { model, mut request, shape } = wanted;
     request.lane = call.lane.unwrap_or(request.lane);
     let shared = &call.service.shared;
     let card = model.cache.card();
@@ -57,7 +56,7 @@ pub(super) async fn embed(call: &Call, wanted: Wanted<'_>) -> Result<Embedded, E
     if let Some((migration, request)) = watched {
         migration.observe(&request, &answer);
     }
-    let summary = Summary::of(&answer, characters, reuse_asked);
+    let summary = Summary::of(&answer, characters);
     Ok(Embedded { model, answer, summary, room, shape })
 }
 

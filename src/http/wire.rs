@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::cache::policy::TTL_SECONDS_MAX;
-use crate::cache::{Mode, Payload};
+use crate::cache::{Mode, Payload, ReuseTerms};
 use crate::domain::{Namespace, TruncationDirection};
 use crate::store::PAYLOAD_BYTES_MAX;
 
@@ -371,19 +371,26 @@ impl From<CacheUse> for Mode {
 pub(super) struct Reuse {
     /// The lowest cosine similarity between the answered vector and the text's own.
     #[schema(minimum = 0, maximum = 1)]
-    pub(super) min_similarity: f64,
+    min_similarity: f64,
+    /// The share of reused vectors that may be below it; 0.05 if not given.
+    #[schema(minimum = 0, maximum = 1)]
+    max_violation: Option<f64>,
 }
 
 impl Reuse {
-    /// Checks the bound.
+    /// What it allows.
     ///
     /// # Errors
-    /// When it is not between 0 and 1.
-    pub(super) fn check(self) -> Result<(), Error> {
-        if (0.0..=1.0).contains(&self.min_similarity) {
-            return Ok(());
+    /// When a bound is not between 0 and 1.
+    pub(super) fn terms(self) -> Result<ReuseTerms, Error> {
+        let max_violation = self.max_violation.unwrap_or(ReuseTerms::MAX_VIOLATION.into());
+        if !(0.0..=1.0).contains(&self.min_similarity) {
+            return Err(Error::invalid("reuse.min_similarity", "a cosine similarity from 0 to 1 is needed"));
         }
-        Err(Error::invalid("reuse.min_similarity", "a cosine similarity from 0 to 1 is needed"))
+        if !(0.0..=1.0).contains(&max_violation) {
+            return Err(Error::invalid("reuse.max_violation", "a share of the reused vectors from 0 to 1 is needed"));
+        }
+        Ok(ReuseTerms { min_similarity: self.min_similarity as f32, max_violation: max_violation as f32 })
     }
 }
 

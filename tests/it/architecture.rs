@@ -5,16 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and those it may name. `src/ARCHITECTURE.md` draws the same.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("domain", &[]),
     ("store", &["domain"]),
     ("index", &["domain"]),
+    ("reuse", &["domain", "index"]),
     ("engine", &["domain"]),
     ("batch", &["domain", "engine"]),
-    ("cache", &["domain", "store", "index", "batch"]),
+    ("cache", &["domain", "store", "index", "reuse", "batch"]),
     ("http", &["domain", "store", "batch", "cache"]),
     ("config", &["domain", "store", "engine", "batch", "cache", "http"]),
-    ("cli", &["domain", "store", "index", "engine", "batch", "cache", "http", "config"]),
+    ("cli", &["domain", "store", "index", "reuse", "engine", "batch", "cache", "http", "config"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -12,6 +12,7 @@ mod lifecycle;
 mod migration;
 mod models;
 mod program;
+mod reuse;
 mod search;
 mod support;
 mod tools;

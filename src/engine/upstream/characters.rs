@@ -36,6 +36,10 @@ impl Tokenizer for Characters {
     fn vocabulary_size(&self) -> usize {
         VOCABULARY
     }
+
+    fn piece(&self, id: u32) -> Option<String> {
+        char::from_u32(id).map(String::from)
+    }
 }
 
 /// The text that ids stand for; the error is an id that is no character, which only a caller who sent ids can cause.

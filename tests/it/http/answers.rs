@@ -207,8 +207,22 @@ async fn the_cache_can_be_bypassed_refreshed_or_all_there_is() {
 
 #[tokio::test]
 async fn asking_for_reuse_is_answered_by_computing_and_says_so() {
-    let got = Bench::new().post("/embed", r#"{"inputs": "a", "reuse": {"min_similarity": 0.98}}"#).await;
+    let bench = Bench::new();
+    let got = bench.post("/embed", r#"{"inputs": "a", "reuse": {"min_similarity": 0.98}}"#).await;
+    assert!(got.header("cache-status").ends_with("computed=1; truncated=0; reuse=short"));
+    let mut reads_more = model();
+    reads_more.card.max_tokens = 256;
+    let bench = Bench::with(reads_more, vecmemo::http::Config::default());
+    let long = "word ".repeat(80);
+    let body = json!({"inputs": long, "reuse": {"min_similarity": 0.98, "max_violation": 0.01}}).to_string();
+    let got = bench.post("/embed?details=true", &body).await;
     assert!(got.header("cache-status").ends_with("computed=1; truncated=0; reuse=uncertified"));
+    assert!(got.header("server-timing").contains("reuse;dur="));
+    assert_eq!(got.json()["items"][0]["certificate"], json!(null));
+    for wrong in [r#"{"min_similarity": 1.5}"#, r#"{"min_similarity": 0.9, "max_violation": -1}"#, "{}"] {
+        let got = bench.post("/embed", &format!(r#"{{"inputs": "a", "reuse": {wrong}}}"#)).await;
+        assert_eq!(got.status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,197 @@
+//! What has been learnt of reuse, on disk: the texts that were computed, as token ids in the order in which they came; what they
+//! were calibrated to; which certificates are off; whose vector answers for whom.
+//!
+//! A redb file a model, beside the store. It is behind: what a kill takes from it is learnt again. A file that cannot be read is
+//! put aside, and all is learnt anew: until then nothing is reused.
+
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::backends::InMemoryBackend;
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::Alias;
+use crate::domain::Key;
+use crate::reuse::{Audit, Calibration, CertificateId};
+
+/// redb's own page cache.
+const CACHE_BYTES: usize = 4 << 20;
+
+type TextValue<'a> = (&'a [u8; 32], bool, &'a [u8]);
+type AliasKey<'a> = (u32, &'a [u8; 32]);
+type AliasValue<'a> = (&'a [u8; 32], u64);
+
+/// By a scope's digest its number and its namespace's name.
+const SCOPES: TableDefinition<'_, &[u8; 32], (u32, &str)> = TableDefinition::new("scopes v1");
+/// By scope and order the texts: key, whether it was drawn, ids.
+const TEXTS: TableDefinition<'_, (u32, u64), TextValue<'_>> = TableDefinition::new("texts v1");
+/// By scope what it was calibrated to, as JSON.
+const CALIBRATIONS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("calibrations v1");
+/// By certificate its audit, as JSON.
+const AUDITS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audits v1");
+/// By scope and key whose vector answers for it, and what says so.
+const ALIASES: TableDefinition<'_, AliasKey<'_>, AliasValue<'_>> = TableDefinition::new("aliases v1");
+
+/// A text that was computed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Text {
+    pub(super) key: Key,
+    pub(super) ids: Arc<[u32]>,
+    /// Whether it was computed whatever a gate may have thought of it.
+    pub(super) drawn: bool,
+}
+
+/// A scope as it was left.
+pub(super) struct Kept {
+    pub(super) digest: [u8; 32],
+    pub(super) number: u32,
+    pub(super) namespace: String,
+    /// In order, with the number of each.
+    pub(super) texts: Vec<(u64, Text)>,
+    pub(super) calibration: Option<Calibration>,
+    pub(super) audits: Vec<(CertificateId, Audit)>,
+    pub(super) aliases: Vec<(Key, Alias)>,
+}
+
+/// A change to be written.
+pub(super) enum Change {
+    Scope { digest: [u8; 32], number: u32, namespace: String },
+    Text { scope: u32, at: u64, text: Text },
+    Forget { scope: u32, at: u64 },
+    Calibration { scope: u32, json: Vec<u8> },
+    Audit { certificate: CertificateId, audit: Audit },
+    Alias { scope: u32, key: Key, alias: Alias },
+    NoAlias { scope: u32, key: Key },
+}
+
+/// The file.
+pub(super) struct Log {
+    database: Database,
+}
+
+impl Log {
+    /// Opens or makes the file; in memory alone if there is no path. Answers with a note if a file had to be put aside.
+    pub(super) fn open(path: Option<&Path>) -> Result<(Self, Option<String>), redb::Error> {
+        let Some(path) = path else {
+            let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(InMemoryBackend::new())?;
+            return Ok((Self { database }, None));
+        };
+        match open(path) {
+            Ok(database) => Ok((Self { database }, None)),
+            Err(error) if !is_damage(&error) => Err(error),
+            Err(error) => {
+                let aside = path.with_extension("redb.damaged");
+                std::fs::rename(path, &aside)?;
+                let note = format!("{error}; it was put aside as {}, and reuse is learnt anew", aside.display());
+                Ok((Self { database: open(path)? }, Some(note)))
+            }
+        }
+    }
+
+    /// Everything that is in it. What cannot be understood is left out.
+    pub(super) fn read(&self) -> Result<Vec<Kept>, redb::Error> {
+        let transaction = self.database.begin_read()?;
+        let mut kept = Vec::new();
+        let (texts, aliases) = (transaction.open_table(TEXTS)?, transaction.open_table(ALIASES)?);
+        let (calibrations, audits) = (transaction.open_table(CALIBRATIONS)?, transaction.open_table(AUDITS)?);
+        for scope in transaction.open_table(SCOPES)?.iter()? {
+            let (digest, value) = scope?;
+            let (number, namespace) = value.value();
+            let mut scope = Kept {
+                digest: *digest.value(),
+                number,
+                namespace: namespace.to_owned(),
+                texts: Vec::new(),
+                calibration: None,
+                audits: Vec::new(),
+                aliases: Vec::new(),
+            };
+            for text in texts.range((number, 0)..=(number, u64::MAX))? {
+                let (at, value) = text?;
+                let (key, drawn, bytes) = value.value();
+                let ids = bytes.as_chunks::<4>().0.iter().map(|&id| u32::from_le_bytes(id)).collect();
+                scope.texts.push((at.value().1, Text { key: Key::from_bytes(*key), ids, drawn }));
+            }
+            for alias in aliases.range((number, &[0; 32])..=(number, &[255; 32]))? {
+                let (key, value) = alias?;
+                let (source, certificate) = value.value();
+                let alias = Alias { source: Key::from_bytes(*source), certificate: CertificateId(certificate) };
+                scope.aliases.push((Key::from_bytes(*key.value().1), alias));
+            }
+            scope.calibration = calibrations.get(number)?.and_then(|json| serde_json::from_slice(json.value()).ok());
+            for certificate in scope.calibration.iter().flat_map(|calibration| &calibration.certificates) {
+                let audit = audits.get(certificate.id.0)?.and_then(|json| serde_json::from_slice(json.value()).ok());
+                scope.audits.extend(audit.map(|audit| (certificate.id, audit)));
+            }
+            kept.push(scope);
+        }
+        Ok(kept)
+    }
+
+    /// Writes changes, in order, all or none. On disk only a while later.
+    pub(super) fn write(&self, changes: &[Change]) -> Result<(), redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        {
+            let mut scopes = transaction.open_table(SCOPES)?;
+            let (mut texts, mut aliases) = (transaction.open_table(TEXTS)?, transaction.open_table(ALIASES)?);
+            let (mut calibrations, mut audits) =
+                (transaction.open_table(CALIBRATIONS)?, transaction.open_table(AUDITS)?);
+            for change in changes {
+                match change {
+                    Change::Scope { digest, number, namespace } => {
+                        scopes.insert(digest, (*number, namespace.as_str()))?;
+                    }
+                    Change::Text { scope, at, text } => {
+                        let bytes: Vec<u8> = text.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+                        texts.insert((*scope, *at), (text.key.as_bytes(), text.drawn, bytes.as_slice()))?;
+                    }
+                    Change::Forget { scope, at } => {
+                        texts.remove((*scope, *at))?;
+                    }
+                    Change::Calibration { scope, json } => {
+                        calibrations.insert(scope, json.as_slice())?;
+                    }
+                    Change::Audit { certificate, audit } => {
+                        let json = serde_json::to_vec(audit).expect("numbers can be written");
+                        audits.insert(certificate.0, json.as_slice())?;
+                    }
+                    Change::Alias { scope, key, alias } => {
+                        aliases.insert((*scope, key.as_bytes()), (alias.source.as_bytes(), alias.certificate.0))?;
+                    }
+                    Change::NoAlias { scope, key } => {
+                        aliases.remove((*scope, key.as_bytes()))?;
+                    }
+                }
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+}
+
+/// Whether the file is not what was written, rather than out of reach.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Io(error) => matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof),
+        redb::Error::DatabaseAlreadyOpen => false,
+        _ => true,
+    }
+}
+
+/// redb answers some damage with a panic.
+fn open(path: &Path) -> Result<Database, redb::Error> {
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let database = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+        let transaction = database.begin_write()?;
+        transaction.open_table(SCOPES)?;
+        transaction.open_table(TEXTS)?;
+        transaction.open_table(CALIBRATIONS)?;
+        transaction.open_table(AUDITS)?;
+        transaction.open_table(ALIASES)?;
+        transaction.commit()?;
+        Ok(database)
+    }));
+    opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("reading it failed".to_owned())))
+}
