@@ -13,7 +13,7 @@ use super::changes::Changes;
 use super::features::{Cosines, Features, features};
 use super::gate::{Gate, GateError};
 use super::lexicon::Lexicon;
-use super::map::Map;
+use super::map::{Map, mean};
 use super::neighbours::{Cheap, Neighbours};
 use super::table::Table;
 use super::veto::{Veto, veto};
@@ -101,9 +101,9 @@ pub enum CalibrateError {
 }
 
 /// A text and the one that was nearest to it.
-pub(super) struct Pair {
-    pub(super) features: Features,
-    pub(super) veto: Option<Veto>,
+struct Pair {
+    features: Features,
+    veto: Option<Veto>,
     /// The cosine of the two texts' own vectors.
     cosine: f32,
     tokens: usize,
@@ -243,11 +243,11 @@ pub(super) fn compare(
     table: &Table,
     lexicon: &Lexicon,
     changes: &Changes<'_>,
-    mean: &[f32],
+    own: &[f32],
     candidate: f32,
 ) -> Features {
-    let other = super::map::mean(table, lexicon, changes.neighbour());
-    let plain = mean.iter().zip(&other).map(|(a, b)| a * b).sum();
+    let other = mean(table, lexicon, changes.neighbour());
+    let plain = own.iter().zip(&other).map(|(a, b)| a * b).sum();
     features(changes, lexicon, |id| table.row(id), Cosines { plain, candidate })
 }
 

@@ -4,8 +4,6 @@
 //! from the arguments alone. What a feature is stands in [`NAMES`]; a gate knows them by that list, so one
 //! trained on another list is refused.
 
-use std::collections::BTreeMap;
-
 use super::changes::Changes;
 use super::lexicon::Lexicon;
 
@@ -293,16 +291,10 @@ impl Alignment {
     }
 }
 
-impl Features {
-    /// Each value with its name.
-    #[must_use]
-    pub fn named(&self) -> BTreeMap<&'static str, f32> {
-        NAMES.into_iter().zip(self.0).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -317,7 +309,8 @@ mod tests {
     fn of(query: &[u32], neighbour: &[u32]) -> BTreeMap<&'static str, f32> {
         let row = |token: u32| TABLE.get(token as usize).map_or(&[][..], |row| &row[..]);
         let cosines = Cosines { plain: 0.5, candidate: 0.25 };
-        features(&Changes::between(query, neighbour), &lexicon(), row, cosines).named()
+        let features = features(&Changes::between(query, neighbour), &lexicon(), row, cosines);
+        NAMES.into_iter().zip(features.0).collect()
     }
 
     #[test]

@@ -85,15 +85,6 @@ impl Neighbours {
         self.len() == 0
     }
 
-    /// Bytes of memory that all of it takes, about.
-    #[must_use]
-    pub fn memory_bytes(&self) -> usize {
-        let texts = read(&self.texts);
-        let ids: usize = texts.by_key.values().map(|text| size_of_val(&*text.ids)).sum();
-        let text = size_of::<(Key, Text)>() + 2 * size_of::<usize>();
-        self.index.memory_bytes() + texts.vectors.capacity() * size_of::<f16>() + ids + texts.by_key.capacity() * text
-    }
-
     /// Adds a text by its cheap vector. One that is there already stays as it is.
     pub fn add(&self, key: Key, ids: Arc<[u32]>, vector: &[f32]) {
         let dims = self.index.dims();

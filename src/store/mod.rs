@@ -39,7 +39,7 @@ mod prefetch;
 mod read_only;
 mod readers;
 mod record;
-mod side;
+pub(crate) mod side;
 mod snapshot;
 mod space;
 mod sync;

@@ -470,13 +470,15 @@ fn make_tables(transaction: &WriteTransaction, names: &Names) -> Result<(), redb
     Ok(())
 }
 
-fn unless_it_panics<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+/// Work on a database, some damage of which redb answers with a panic.
+pub(crate) fn unless_it_panics<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked while opening it".to_owned())))
 }
 
 /// Whether the file itself is at fault, rather than the disk, the permissions or another process.
-pub(super) fn is_damage(error: &redb::Error) -> bool {
+/// Whether a database is not what was written, rather than out of reach.
+pub(crate) fn is_damage(error: &redb::Error) -> bool {
     match error {
         redb::Error::Io(error) => {
             matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)

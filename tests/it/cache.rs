@@ -9,7 +9,7 @@ use vecmemo::batch;
 use vecmemo::cache::{Error, Inputs, Mode, Request};
 use vecmemo::domain::{ContentHash, Embedding, Namespace, Status, UnusableVector};
 
-use crate::support::{DIMS, PATIENCE, Rig, embed, vector_of, vectors_of};
+use crate::support::{DIMS, Rig, embed, until, vector_of, vectors_of};
 
 fn statuses(answer: &vecmemo::cache::Answer) -> Vec<&'static str> {
     answer.items.iter().map(|item| item.status.as_str()).collect()
@@ -17,16 +17,6 @@ fn statuses(answer: &vecmemo::cache::Answer) -> Vec<&'static str> {
 
 fn small_queue(queue_texts_max: usize) -> batch::Config {
     batch::Config { queue_texts_max, batch_texts_max: 1, ..batch::Config::default() }
-}
-
-/// Waits for something that another thread is about to do.
-async fn until(mut happened: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !happened() {
-            tokio::task::yield_now().await;
-        }
-    });
-    waited.await.expect("it happens");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use vecmemo::batch;
 use vecmemo::cache::{Answer, Cache, Error, Inputs, Request};
 use vecmemo::domain::{Lane, Status};
 
-use crate::support::{PATIENCE, Rig};
+use crate::support::{PATIENCE, Rig, until};
 
 /// Texts a batch of the tests has at most.
 const BATCH: usize = 4;
@@ -33,15 +33,6 @@ fn numbered(count: usize) -> Vec<String> {
 
 fn waiting(rig: &Rig, lane: Lane) -> usize {
     rig.cache.stats().queue.lanes[lane as usize].texts
-}
-
-async fn until(mut happened: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !happened() {
-            tokio::task::yield_now().await;
-        }
-    });
-    waited.await.expect("it happens");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

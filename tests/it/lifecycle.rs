@@ -14,17 +14,7 @@ use vecmemo::domain::{ContentHash, Embedding, Key, Namespace, Pattern, Status};
 use vecmemo::engine::{EngineError, fake};
 use vecmemo::store::{self, NewEntry, Store};
 
-use crate::support::{DIMS, PATIENCE, Rig, embed, vector_of, vectors_of};
-
-/// Waits for something that another thread is about to do.
-async fn until(mut happened: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !happened() {
-            tokio::task::yield_now().await;
-        }
-    });
-    waited.await.expect("it happens");
-}
+use crate::support::{DIMS, Rig, embed, until, vector_of, vectors_of};
 
 fn now() -> u32 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32

@@ -4,15 +4,14 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use vecmemo::batch::{self, Embedder};
 use vecmemo::cache::{self, Answer, Cache, Inputs, Mode, Refusal, Request, ReuseConfig, ReuseFigures, ReuseTerms};
 use vecmemo::domain::{Namespace, Status};
 use vecmemo::engine::{Engine, EngineError, Model, fake};
-use vecmemo::store::{self, Store, StoreError};
+use vecmemo::store;
 
-use crate::support::PATIENCE;
+use crate::support::{self, PATIENCE, until};
 
 const DIMS: usize = 48;
 
@@ -66,14 +65,7 @@ impl Rig {
         let (computed, drifted) = (Arc::default(), Arc::default());
         let engine = Bag { computed: Arc::clone(&computed), drifted: Arc::clone(&drifted) };
         let model = Model { engine: Box::new(engine), ..fake::model(DIMS) };
-        let deadline = Instant::now() + PATIENCE;
-        let store = loop {
-            match Store::open(folder, &model.card.version, DIMS, &store::Config::default()) {
-                // A thread of the cache before may not have ended yet.
-                Err(StoreError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
-                opened => break opened.unwrap(),
-            }
-        };
+        let store = support::open(folder, &model.card, &store::Config::default());
         let reuse = ReuseConfig { folder: Some(folder.to_owned()), ..ReuseConfig::default() };
         let config = cache::Config { reuse, ..cache::Config::default() };
         let cache = Cache::with(store, Embedder::start(model, batch::Config::default()), config);
@@ -110,13 +102,9 @@ impl Rig {
         let cache = self.cache.clone();
         let field = tokio::task::spawn_blocking(move || cache.calibrate(&Namespace::default(), None)).await.unwrap();
         let field = field.unwrap();
-        assert!(field.certificates.iter().any(|one| one.certificate.meets(to_reuse(TERMS))), "{field:?}");
+        assert!(field.certificates.iter().any(|one| one.certificate.meets(TERMS)), "{field:?}");
         self
     }
-}
-
-fn to_reuse(terms: ReuseTerms) -> vecmemo::reuse::Terms {
-    terms
 }
 
 const TERMS: ReuseTerms = ReuseTerms { min_similarity: 0.95, max_violation: 0.05 };
@@ -148,16 +136,6 @@ fn traffic(seed: u64, bases: usize) -> Vec<String> {
 fn cosine(a: &[half::f16], b: &[half::f16]) -> f64 {
     let dot = |a: &[half::f16], b: &[half::f16]| a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64()).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
-/// Waits for something that another thread is about to do.
-async fn until(mut happened: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
-        while !happened() {
-            tokio::task::yield_now().await;
-        }
-    });
-    waited.await.expect("it happens");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,12 @@
 //! Some reused answers' own vectors, computed in the background, and what they say of the certificate.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Event, Found, Shared, lock};
 use crate::cache::Inner;
-use crate::cache::flight::{Particulars, Waiter};
-use crate::cache::lead::{self, Errand, Input, Leader};
+use crate::cache::flight::{Particulars, Place, Waiter};
+use crate::cache::lead::{self, Errand, Input};
 use crate::domain::{Key, Lane, Namespace, Tokens};
 use crate::index::similarity;
 
@@ -30,13 +31,12 @@ pub(in crate::cache) fn audit(
     let shared = &inner.shared;
     let (mut leaders, mut compared) = (Vec::new(), Vec::new());
     for Audited { key, tokens, found, particulars } in answers {
-        let place = shared.flights.join(key, Lane::WarmUp, || particulars);
-        let waiter = match place {
-            crate::cache::flight::Place::Leader(waiter) => {
-                leaders.push(Leader { call: Arc::clone(waiter.call()), input: Input::Read(tokens) });
+        let waiter = match shared.flights.join(key, Lane::WarmUp, || particulars) {
+            Place::Leader(waiter) => {
+                leaders.push(lead::leader(&waiter, Input::Read(tokens)));
                 waiter
             }
-            crate::cache::flight::Place::Follower(waiter, _) => waiter,
+            Place::Follower(waiter, _) => waiter,
         };
         compared.push((key, waiter, found));
     }
@@ -48,7 +48,6 @@ pub(in crate::cache) fn audit(
 }
 
 async fn compare(shared: Arc<Shared>, digest: [u8; 32], namespace: Namespace, compared: Vec<(Key, Waiter, Found)>) {
-    use std::sync::atomic::Ordering::Relaxed;
     let reuse = &shared.reuse;
     let field = reuse.field(digest, &namespace);
     for (key, waiter, found) in compared {
@@ -71,11 +70,11 @@ async fn compare(shared: Arc<Shared>, digest: [u8; 32], namespace: Namespace, co
             reuse.tell(Event::Unaliased { digest, key });
         }
         let Some(audit) = field.audit(reused.certificate) else { continue };
-        let (copy, switched_off) = {
+        let (audits, violations, switched_off) = {
             let mut audit = lock(&audit);
             let was_off = audit.is_off();
             audit.observe(cosine);
-            (audit.clone(), !was_off && audit.is_off())
+            (audit.audits(), audit.violations(), !was_off && audit.is_off())
         };
         if switched_off {
             reuse.counts.suspended.fetch_add(1, Relaxed);
@@ -84,11 +83,11 @@ async fn compare(shared: Arc<Shared>, digest: [u8; 32], namespace: Namespace, co
                 namespace = namespace.as_str(),
                 min_similarity = reused.min_similarity,
                 max_violation = reused.max_violation,
-                audits = copy.audits(),
-                violations = copy.violations(),
+                audits,
+                violations,
                 "reuse is switched off for this certificate: more reused vectors are below its floor than it allows"
             );
         }
-        reuse.tell(Event::Audited { certificate: reused.certificate, audit: copy });
+        reuse.tell(Event::Audited { certificate: reused.certificate, audit });
     }
 }

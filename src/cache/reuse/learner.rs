@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::log::{Change, Kept, Log, Text};
-use super::{Event, Field, Shared, distil};
+use super::{Alias, Event, Field, Shared, distil, lock};
 use crate::batch::Embedder;
 use crate::domain::{Key, Namespace};
-use crate::reuse::{Audit, Calibration, Matcher, Miss, Options, Table, calibrate};
+use crate::reuse::{Audit, Calibration, CertificateId, Matcher, Miss, Options, Table, calibrate};
 
 /// How long changes wait to be written together.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -86,6 +86,8 @@ struct State {
     scopes: HashMap<[u8; 32], Scope>,
     table: Option<Arc<Table>>,
     changes: Vec<Change>,
+    /// Audits to be written as they are by then.
+    audited: HashMap<CertificateId, Arc<Mutex<Audit>>>,
     /// One at a time.
     calibrating: bool,
 }
@@ -113,6 +115,13 @@ impl Scope {
     fn drawn(&self) -> usize {
         self.texts.values().filter(|text| text.drawn).count()
     }
+
+    /// Forgets the other aliases. Answers the changes to be written.
+    fn keep_aliases(&self, keep: impl Fn(&Alias) -> bool) -> Vec<Change> {
+        let mut aliases = self.field.aliases_mut();
+        let forgotten = aliases.extract_if(|_, alias| !keep(alias));
+        forgotten.map(|(key, _)| Change::NoAlias { scope: self.number, key }).collect()
+    }
 }
 
 impl State {
@@ -125,6 +134,7 @@ impl State {
             scopes: HashMap::new(),
             table: None,
             changes: Vec::new(),
+            audited: HashMap::new(),
             calibrating: false,
         };
         state.open();
@@ -219,7 +229,7 @@ impl State {
                     self.changes.push(Change::NoAlias { scope: scope.number, key });
                 }
             }
-            Event::Audited { certificate, audit } => self.changes.push(Change::Audit { certificate, audit }),
+            Event::Audited { certificate, audit } => _ = self.audited.insert(certificate, audit),
             Event::Calibrate { digest, namespace, reply } => {
                 self.scope(digest, &namespace).waiting = Some(reply);
                 self.calibrate_what_is_due();
@@ -268,6 +278,9 @@ impl State {
     }
 
     fn write(&mut self) {
+        let audited = self.audited.drain();
+        self.changes
+            .extend(audited.map(|(certificate, audit)| Change::Audit { certificate, audit: lock(&audit).clone() }));
         if self.changes.is_empty() {
             return;
         }
@@ -299,12 +312,7 @@ impl State {
             }
             scope.settled = scope.next;
             scope.field.texts.store(scope.texts.len(), Relaxed);
-            let number = scope.number;
-            let gone = scope.field.aliases_mut();
-            let by_key = &scope.by_key;
-            let mut removed = Vec::new();
-            drop_aliases(gone, |_, alias| by_key.contains_key(&alias.source), &mut removed);
-            self.changes.extend(removed.into_iter().map(|key| Change::NoAlias { scope: number, key }));
+            self.changes.extend(scope.keep_aliases(|alias| scope.by_key.contains_key(&alias.source)));
         }
     }
 
@@ -337,27 +345,22 @@ impl State {
         let (table, events, is_kept) = (self.table.clone(), self.events.clone(), kept.is_some());
         self.calibrating |= !is_kept;
         let work = move || {
-            let (table, result) = match table
-                .map_or_else(|| distil::table(&embedder, path.as_deref()).map(Arc::new), Ok)
-            {
-                Ok(table) => {
-                    let matcher = vocabulary(&embedder).and_then(|pieces| {
-                        let calibration = match kept {
-                            Some(calibration) => calibration,
-                            None => calibrate(&table, &pieces, &misses, options).map_err(|error| error.to_string())?,
-                        };
-                        let matcher = Matcher::new(Arc::clone(&table), &pieces, calibration);
-                        matcher.ok_or_else(|| "it was made with another table of token vectors".to_owned())
-                    });
-                    let matcher = matcher.inspect(|matcher| {
-                        texts.iter().for_each(|text| matcher.add(text.key, &text.ids));
-                    });
-                    (Some(table), matcher)
-                }
-                Err(error) => (None, Err(error)),
-            };
+            let table = table.map_or_else(|| distil::table(&embedder, path.as_deref()).map(Arc::new), Ok);
+            let pieces = vocabulary(&embedder);
             drop(embedder);
-            let done = Calibrated { digest, result, next, kept: is_kept, table, reply };
+            let result = table.clone().and_then(|table| {
+                let pieces = pieces?;
+                let calibration = match kept {
+                    Some(calibration) => calibration,
+                    None => calibrate(&table, &pieces, &misses, options).map_err(|error| error.to_string())?,
+                };
+                let matcher = Matcher::new(table, &pieces, calibration);
+                matcher.ok_or_else(|| "it was made with another table of token vectors".to_owned())
+            });
+            if let Ok(matcher) = &result {
+                texts.iter().for_each(|text| matcher.add(text.key, &text.ids));
+            }
+            let done = Calibrated { digest, result, next, kept: is_kept, table: table.ok(), reply };
             // The cache may have been closed meanwhile.
             let _ = events.send(Event::Calibrated(Box::new(done)));
         };
@@ -420,12 +423,8 @@ impl State {
                 if !kept {
                     let json = serde_json::to_vec(calibration).expect("numbers can be written");
                     self.changes.push(Change::Calibration { scope: scope.number, json });
-                    let known: Vec<_> = calibration.certificates.iter().map(|certificate| certificate.id).collect();
-                    let mut removed = Vec::new();
-                    let aliases = scope.field.aliases_mut();
-                    drop_aliases(aliases, |_, alias| known.contains(&alias.certificate), &mut removed);
-                    let number = scope.number;
-                    self.changes.extend(removed.into_iter().map(|key| Change::NoAlias { scope: number, key }));
+                    let known = |alias: &Alias| calibration.certificates.iter().any(|one| one.id == alias.certificate);
+                    self.changes.extend(scope.keep_aliases(known));
                 }
                 *scope.field.matcher.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(matcher));
                 Ok(())
@@ -436,20 +435,6 @@ impl State {
             let _ = reply.send(outcome);
         }
     }
-}
-
-fn drop_aliases(
-    mut aliases: std::sync::RwLockWriteGuard<'_, HashMap<Key, super::Alias>>,
-    keep: impl Fn(&Key, &super::Alias) -> bool,
-    removed: &mut Vec<Key>,
-) {
-    aliases.retain(|key, alias| {
-        let kept = keep(key, alias);
-        if !kept {
-            removed.push(*key);
-        }
-        kept
-    });
 }
 
 /// Whether a scope has learnt enough for a first calibration, half as much again since the last, or its certificates end soon

@@ -4,8 +4,6 @@
 //! A redb file a model, beside the store. It is behind: what a kill takes from it is learnt again. A file that cannot be read is
 //! put aside, and all is learnt anew: until then nothing is reused.
 
-use std::io::ErrorKind;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +13,7 @@ use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, Table
 use super::Alias;
 use crate::domain::Key;
 use crate::reuse::{Audit, Calibration, CertificateId};
+use crate::store::side::{is_damage, unless_it_panics};
 
 /// redb's own page cache.
 const CACHE_BYTES: usize = 4 << 20;
@@ -92,6 +91,10 @@ impl Log {
 
     /// Everything that is in it. What cannot be understood is left out.
     pub(super) fn read(&self) -> Result<Vec<Kept>, redb::Error> {
+        unless_it_panics(|| self.read_all())
+    }
+
+    fn read_all(&self) -> Result<Vec<Kept>, redb::Error> {
         let transaction = self.database.begin_read()?;
         let mut kept = Vec::new();
         let (texts, aliases) = (transaction.open_table(TEXTS)?, transaction.open_table(ALIASES)?);
@@ -171,18 +174,8 @@ impl Log {
     }
 }
 
-/// Whether the file is not what was written, rather than out of reach.
-fn is_damage(error: &redb::Error) -> bool {
-    match error {
-        redb::Error::Io(error) => matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof),
-        redb::Error::DatabaseAlreadyOpen => false,
-        _ => true,
-    }
-}
-
-/// redb answers some damage with a panic.
 fn open(path: &Path) -> Result<Database, redb::Error> {
-    let opened = catch_unwind(AssertUnwindSafe(|| {
+    unless_it_panics(|| {
         let database = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
         let transaction = database.begin_write()?;
         transaction.open_table(SCOPES)?;
@@ -192,6 +185,5 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
         transaction.open_table(ALIASES)?;
         transaction.commit()?;
         Ok(database)
-    }));
-    opened.unwrap_or_else(|_| Err(redb::Error::Corrupted("reading it failed".to_owned())))
+    })
 }

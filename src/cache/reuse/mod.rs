@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use half::f16;
@@ -124,7 +124,7 @@ enum Event {
     Learnt { digest: [u8; 32], namespace: Namespace, text: Text },
     Aliased { digest: [u8; 32], key: Key, alias: Alias },
     Unaliased { digest: [u8; 32], key: Key },
-    Audited { certificate: CertificateId, audit: Audit },
+    Audited { certificate: CertificateId, audit: Arc<Mutex<Audit>> },
     Calibrate { digest: [u8; 32], namespace: Namespace, reply: SyncSender<Result<(), String>> },
     Calibrated(Box<learner::Calibrated>),
     Stop,
@@ -179,7 +179,7 @@ impl Field {
         self.aliases.read().unwrap_or_else(PoisonError::into_inner).get(key).copied()
     }
 
-    fn aliases_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Key, Alias>> {
+    fn aliases_mut(&self) -> RwLockWriteGuard<'_, HashMap<Key, Alias>> {
         self.aliases.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -445,8 +445,8 @@ impl FieldFigures {
 impl CertificateFigures {
     fn of(field: &Field, certificate: &Certificate) -> Self {
         let audit = field.audit(certificate.id);
-        let audit = audit.map(|audit| lock(&audit).clone());
-        let audit = audit.as_ref();
+        let audit = audit.as_deref().map(lock);
+        let audit = audit.as_deref();
         Self {
             certificate: certificate.clone(),
             audits: audit.map_or(0, Audit::audits),

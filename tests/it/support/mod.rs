@@ -4,6 +4,7 @@ pub mod golden;
 pub mod server;
 pub mod upstream;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use vecmemo::batch::{self, Embedder};
 use vecmemo::cache::{self, Answer, Cache, Error, Inputs, Request};
+use vecmemo::domain::ModelCard;
 use vecmemo::engine::{Engine, EngineError, Model, fake};
 use vecmemo::store::{self, Store, StoreError};
 
@@ -87,14 +89,7 @@ impl Rig {
         let engine = Scripted { behaviour: Box::new(behaviour), computed: Arc::clone(&computed) };
         let model = Model { engine: Box::new(engine), ..fake::model(DIMS) };
         let small = store::Config { capacity_entries: 4096, ..store::Config::default() };
-        let deadline = Instant::now() + PATIENCE;
-        let store = loop {
-            match Store::open(folder.path(), &model.card.version, DIMS, &small) {
-                // A thread that led a call of the cache before may not have ended yet.
-                Err(StoreError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
-                opened => break opened.unwrap(),
-            }
-        };
+        let store = open(folder.path(), &model.card, &small);
         Self { cache: Cache::with(store, Embedder::start(model, config), kept), folder, computed }
     }
 
@@ -152,4 +147,26 @@ pub async fn embed(cache: &Cache, texts: &[&str]) -> Result<Answer, Error> {
     let texts: Vec<_> = texts.iter().map(|&text| text.into()).collect();
     let answer = cache.embed(Request::new(Inputs::Texts(&texts)));
     tokio::time::timeout(PATIENCE, answer).await.expect("a request ends")
+}
+
+/// A model's store, once the cache before has let go of it.
+pub fn open(folder: &Path, card: &ModelCard, config: &store::Config) -> Store {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Store::open(folder, &card.version, card.dims, config) {
+            // A thread that led a call of the cache before may not have ended yet.
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+/// Waits for something that another thread is about to do.
+pub async fn until(mut happened: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !happened() {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.expect("it happens");
 }
