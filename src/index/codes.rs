@@ -14,8 +14,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::SearchError;
 use super::kernel::CODES_ALIGNED;
+use super::query::length;
 use super::rescore::LANES;
 
 /// The largest magnitude of a row's code.
@@ -29,8 +29,6 @@ const WHOLE: f32 = 12_582_912.0;
 const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 /// More than what is lost when an f64 sum of squares and its root become an f32.
 const UPWARDS: f64 = 1.0 + 1e-6;
-/// How far from one a query's length may be.
-const LENGTH_TOLERANCE: f64 = 0.01;
 
 /// How many codes a vector has in memory.
 pub(super) fn stride(dims: usize) -> usize {
@@ -88,15 +86,10 @@ pub(super) struct QueryScale {
     slack: f32,
 }
 
-/// Rounds a query to as many codes as it has values, of sixteen bits or as many as leave sums of products room in an i32.
-///
-/// # Errors
-/// When its length is not one.
-pub(super) fn round_query(index: usize, query: &[f32], codes: &mut [i16]) -> Result<QueryScale, SearchError> {
-    let length = query.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
-    if length.is_nan() || (length - 1.0).abs() > LENGTH_TOLERANCE {
-        return Err(SearchError::NotUnit { query: index, length });
-    }
+/// Rounds a query, of length one, to as many codes as it has values, of sixteen bits or as many as leave sums of products
+/// room in an i32.
+pub(super) fn round_query(query: &[f32], codes: &mut [i16]) -> QueryScale {
+    let length = length(query);
     let magnitudes = query.iter().map(|&value| f64::from(value).abs());
     let (largest, total) =
         magnitudes.fold((0.0f64, 0.0), |(largest, total), value| (largest.max(value), total + value));
@@ -115,11 +108,11 @@ pub(super) fn round_query(index: usize, query: &[f32], codes: &mut [i16]) -> Res
     // Then those of the bound: of the integer, of two products, of the sum; twice that, to have done with it.
     let roundings = query.len().div_ceil(LANES) + LANES.ilog2() as usize + 2 + 8;
     let slack = error + roundings as f64 * ROUNDING * (length + error);
-    Ok(QueryScale {
+    QueryScale {
         scale,
         length: ((length * UPWARDS) as f32).next_up(),
         slack: ((slack * UPWARDS) as f32).next_up() + f32::MIN_POSITIVE,
-    })
+    }
 }
 
 /// What bounds take from a query and all rows of at most one length.

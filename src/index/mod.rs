@@ -19,31 +19,37 @@
 
 mod chunk;
 mod codes;
+mod exact;
 mod kernel;
 mod lines;
+mod matrix;
 mod query;
 mod rescore;
 mod scan;
+mod searcher;
 mod selection;
 
 pub use query::{Cursor, Filter, HITS_MAX, Hit, Query, Rows, SearchError};
 pub use rescore::similarity;
+pub use searcher::{Choice, Device, Method, Path};
 
 use std::num::NonZero;
-use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use half::f16;
 
 use crate::domain::Key;
-use chunk::{CHUNK_ROWS, Chunk};
+use exact::Exact;
 use kernel::Kernel;
-use rescore::settle;
-use scan::{Rounded, Scan};
+use matrix::Matrix;
+use searcher::{Asked, Meter, Searcher};
 
-/// By how much more is kept, if rows are gone that had kept others out.
-const WIDEN_TIMES: usize = 4;
+/// Of so many searches that have a choice, one goes to the searcher that is expected to be second, to know what it takes now.
+const EXPLORE_ONE_IN: u64 = 512;
+/// By how much longer that may be expected to take.
+const EXPLORE_TIMES: f64 = 4.0;
 
 /// A row to be found.
 #[derive(Clone, Copy, Debug)]
@@ -64,38 +70,64 @@ pub struct Row<'a> {
     pub unit: &'a [f16],
 }
 
-/// One model's rows, for exact search.
+/// One model's rows, and the searchers that find them.
 pub struct Index {
-    dims: usize,
-    kernel: &'static Kernel,
-    threads_max: usize,
-    chunks: RwLock<Vec<Arc<RwLock<Chunk>>>>,
-    chunks_with_memory: AtomicUsize,
-    rows: AtomicIsize,
+    matrix: Arc<Matrix>,
+    exact: Exact,
+    /// Beside the exact one, which is always there, and answers where one of these fails.
+    others: Vec<Box<dyn Searcher>>,
+    choice: Choice,
+    chosen: AtomicU64,
+    faults: AtomicU64,
+}
+
+/// What a search has found, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Each query's nearest rows, nearest first.
+    pub hits: Vec<Vec<Hit>>,
+    /// How they were found.
+    pub path: Path,
 }
 
 impl Index {
-    /// An index of no rows, which will have `dims` values each. Searches use all processors.
+    /// An index of no rows, which will have `dims` values each. Searches are exact, and use all processors.
     ///
     /// # Panics
     /// When `dims` is zero.
     #[must_use]
     pub fn new(dims: usize) -> Self {
         assert!(dims > 0, "rows have values");
-        Self {
-            dims,
+        let matrix = Arc::new(Matrix::new(dims));
+        let exact = Exact {
+            matrix: Arc::clone(&matrix),
             kernel: Kernel::supported()[0],
             threads_max: thread::available_parallelism().map_or(1, NonZero::get),
-            chunks: RwLock::default(),
-            chunks_with_memory: AtomicUsize::new(0),
-            rows: AtomicIsize::new(0),
-        }
+            meter: Meter::default(),
+        };
+        let (chosen, faults) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { matrix, exact, others: Vec::new(), choice: Choice::default(), chosen, faults }
     }
 
     /// As it is, but with at most so many threads a search, the caller's included.
     #[must_use]
     pub fn with_threads_max(self, threads_max: NonZero<usize>) -> Self {
-        Self { threads_max: threads_max.get(), ..self }
+        let exact = Exact { threads_max: threads_max.get(), ..self.exact };
+        Self { exact, ..self }
+    }
+
+    /// As it is, with another searcher, before the first row.
+    #[must_use]
+    #[cfg_attr(not(test), expect(dead_code, reason = "devices bring searchers"))]
+    pub(crate) fn with_searcher(mut self, searcher: Box<dyn Searcher>) -> Self {
+        self.others.push(searcher);
+        self
+    }
+
+    /// As it is, but answered by such searchers where they can.
+    #[must_use]
+    pub fn with_choice(self, choice: Choice) -> Self {
+        Self { choice, ..self }
     }
 
     /// Puts a row in its place, unless a later one is there. A row that is zero or not finite cannot be found: it only
@@ -104,28 +136,21 @@ impl Index {
     /// # Panics
     /// When the row is not as long as the index's rows.
     pub fn set(&self, row: Row<'_>) {
-        assert_eq!(row.unit.len(), self.dims, "a row is as long as the index's rows");
-        let lock = self.chunk_with(row.place);
-        let mut chunk = lock.write().expect("no thread panics while it holds a chunk");
-        let had_memory = chunk.has_memory();
-        let change = chunk.set(row.place as usize % CHUNK_ROWS, &row);
-        self.rows.fetch_add(change, Ordering::Relaxed);
-        self.chunks_with_memory.fetch_add(usize::from(chunk.has_memory() && !had_memory), Ordering::Relaxed);
+        assert_eq!(row.unit.len(), self.dims(), "a row is as long as the index's rows");
+        self.matrix.set(&row);
+        self.others.iter().for_each(|searcher| searcher.set(&row));
     }
 
     /// Empties a place.
     pub fn clear(&self, place: u32) {
-        let lock = self.chunks().get(place as usize / CHUNK_ROWS).cloned();
-        if let Some(lock) = lock {
-            let mut chunk = lock.write().expect("no thread panics while it holds a chunk");
-            self.rows.fetch_add(chunk.clear(place as usize % CHUNK_ROWS), Ordering::Relaxed);
-        }
+        self.matrix.clear(place);
+        self.others.iter().for_each(|searcher| searcher.clear(place));
     }
 
     /// How many rows there are, expired ones included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows.load(Ordering::Relaxed).max(0) as usize
+        self.matrix.len()
     }
 
     /// Whether there is no row.
@@ -137,17 +162,23 @@ impl Index {
     /// How many values a row has.
     #[must_use]
     pub fn dims(&self) -> usize {
-        self.dims
+        self.matrix.dims()
     }
 
-    /// Bytes of memory that the rows take here.
+    /// Bytes of memory that the rows take here, in all searchers.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.chunks_with_memory.load(Ordering::Relaxed) * Chunk::memory_bytes(self.dims)
-            + self.chunks().len() * size_of::<(Arc<RwLock<Chunk>>, RwLock<Chunk>)>()
+        self.matrix.memory_bytes() + self.others.iter().map(|searcher| searcher.memory_bytes()).sum::<usize>()
     }
 
-    /// Each query's nearest rows, nearest first: fewer than it wants only if there are no more.
+    /// How often a device has failed, and the processor answered.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Ordering::Relaxed)
+    }
+
+    /// Each query's nearest rows, nearest first: fewer than it wants only if there are no more. Whichever searcher is chosen
+    /// answers; see [`Index::answer`].
     ///
     /// Rows that the index has and `rows` has not, or not any more, are in no answer, and keep none out of it. Of a row that
     /// is replaced meanwhile, the one that was shown counts.
@@ -160,46 +191,65 @@ impl Index {
         filter: &Filter<'_>,
         rows: &dyn Rows,
     ) -> Result<Vec<Vec<Hit>>, SearchError> {
-        if let Some((query, k)) =
-            queries.iter().map(|query| query.k).enumerate().find(|(_, k)| !(1..=HITS_MAX).contains(k))
-        {
-            return Err(SearchError::Hits { query, k });
-        }
-        let chunks = self.chunks().clone();
-        let mut answers = vec![Vec::new(); queries.len()];
-        let mut open: Vec<usize> = (0..queries.len()).collect();
-        let mut keep_times = 1;
-        while !open.is_empty() {
-            let asked: Vec<Query<'_>> = open.iter().map(|&index| queries[index]).collect();
-            let rounded = Rounded::new(&asked, self.dims)?;
-            let (kernel, threads_max) = (self.kernel, self.threads_max);
-            let scan = Scan { kernel, chunks: &chunks, rounded: &rounded, filter, keep_times, threads_max };
-            let mut found = scan.run().into_iter();
-            open.retain(|&index| {
-                let candidates = found.next().expect("a scan finds candidates for each query");
-                let hits = settle(&queries[index], candidates, rows);
-                hits.map(|hits| answers[index] = hits).is_none()
-            });
-            keep_times *= WIDEN_TIMES;
-        }
-        Ok(answers)
+        Ok(self.answer(queries, filter, rows, false)?.hits)
     }
 
-    fn chunks(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<RwLock<Chunk>>>> {
-        self.chunks.read().expect("no thread panics while it holds the list of chunks")
+    /// As [`Index::search`], and says how. With `exact`, only a searcher that compares all rows answers, whatever the index's
+    /// choice.
+    ///
+    /// # Errors
+    /// When a query cannot be answered; then none is.
+    pub fn answer(
+        &self,
+        queries: &[Query<'_>],
+        filter: &Filter<'_>,
+        rows: &dyn Rows,
+        exact: bool,
+    ) -> Result<Answer, SearchError> {
+        query::check(queries, self.dims())?;
+        let asked = Asked::new(queries, filter, self.matrix.places());
+        let choice = if exact { Choice::Exact } else { self.choice };
+        let searcher = self.chosen(&asked, choice);
+        let path = searcher.path();
+        match searcher.search(queries, filter, rows) {
+            Ok(hits) => Ok(Answer { hits, path }),
+            Err(SearchError::Device { device, message }) => {
+                self.faults.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(device = device.name(), message, "a search failed there; the processor answers it");
+                Ok(Answer { hits: self.exact.search(queries, filter, rows)?, path: self.exact.path() })
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// The chunk that a place is in, made if need be.
-    fn chunk_with(&self, place: u32) -> Arc<RwLock<Chunk>> {
-        let at = place as usize / CHUNK_ROWS;
-        if let Some(chunk) = self.chunks().get(at) {
-            return Arc::clone(chunk);
+    /// Who is to answer. A searcher that was not measured yet is tried.
+    fn chosen(&self, asked: &Asked<'_>, choice: Choice) -> &dyn Searcher {
+        let exact: &dyn Searcher = &self.exact;
+        if self.others.is_empty() || asked.queries == 0 {
+            return exact;
         }
-        let mut chunks = self.chunks.write().expect("no thread panics while it holds the list of chunks");
-        if chunks.len() <= at {
-            chunks.resize_with(at + 1, Arc::default);
+        let may = |searcher: &&dyn Searcher| {
+            let method = searcher.path().method;
+            searcher.serves(asked) && (choice != Choice::Exact || method == Method::Exact)
+        };
+        let all = std::iter::once(exact).chain(self.others.iter().map(|other| &**other)).filter(may);
+        let mut all: Vec<(f64, &dyn Searcher)> = all
+            .map(|searcher| (searcher.estimate(asked).map_or(0.0, |estimate| estimate.as_secs_f64()), searcher))
+            .collect();
+        if choice == Choice::Graph && all.iter().any(|(_, searcher)| searcher.path().method == Method::Graph) {
+            all.retain(|(_, searcher)| searcher.path().method == Method::Graph);
         }
-        Arc::clone(&chunks[at])
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        match all.as_slice() {
+            [first, second, ..]
+                if second.0 < EXPLORE_TIMES * first.0
+                    && self.chosen.fetch_add(1, Ordering::Relaxed) % EXPLORE_ONE_IN == EXPLORE_ONE_IN - 1 =>
+            {
+                second.1
+            }
+            [first, ..] => first.1,
+            [] => exact,
+        }
     }
 }
 

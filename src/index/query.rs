@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 
 use half::f16;
 
+use super::searcher::Device;
 use crate::domain::Key;
 
 /// The most hits of one query.
@@ -61,7 +62,7 @@ pub struct Hit {
 }
 
 /// Why a search was refused. The first such query is named.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SearchError {
     /// A query has another length than the rows.
@@ -90,6 +91,40 @@ pub enum SearchError {
         /// How many it wants.
         k: usize,
     },
+    /// What computes has failed. Callers of an index never see it: the processor answers then.
+    #[error("{} cannot search: {message}", device.name())]
+    Device {
+        /// What.
+        device: Device,
+        /// Why.
+        message: String,
+    },
+}
+
+/// How far from one a query's length may be.
+const LENGTH_TOLERANCE: f64 = 0.01;
+
+/// # Errors
+/// When a query cannot be answered over rows of so many values.
+pub(super) fn check(queries: &[Query<'_>], dims: usize) -> Result<(), SearchError> {
+    for (index, query) in queries.iter().enumerate() {
+        if !(1..=HITS_MAX).contains(&query.k) {
+            return Err(SearchError::Hits { query: index, k: query.k });
+        }
+        if query.vector.len() != dims {
+            return Err(SearchError::Dims { query: index, dims: query.vector.len(), expected: dims });
+        }
+        let length = length(query.vector);
+        if length.is_nan() || (length - 1.0).abs() > LENGTH_TOLERANCE {
+            return Err(SearchError::NotUnit { query: index, length });
+        }
+    }
+    Ok(())
+}
+
+/// A vector's length.
+pub(super) fn length(vector: &[f32]) -> f64 {
+    vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt()
 }
 
 /// The rows themselves, which the index does not have.

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::thread;
 
-use super::SearchError;
 use super::chunk::{CHUNK_ROWS, Chunk, Scales, places_of};
 use super::codes::{Bounds, QueryScale, round_query, stride};
 use super::kernel::{BLOCK_ROWS, Kernel};
@@ -36,20 +35,11 @@ pub(super) struct Rounded<'a> {
 }
 
 impl<'a> Rounded<'a> {
-    /// # Errors
-    /// When a query is of another length than the rows, or no unit vector.
-    pub(super) fn new(queries: &'a [Query<'a>], dims: usize) -> Result<Self, SearchError> {
+    pub(super) fn new(queries: &'a [Query<'a>], dims: usize) -> Self {
         let mut codes = Lines::zeroed(queries.len() * stride(dims));
-        let mut scales = Vec::with_capacity(queries.len());
-        for (index, (query, codes)) in
-            queries.iter().zip(codes.as_mut_slice().chunks_exact_mut(stride(dims))).enumerate()
-        {
-            if query.vector.len() != dims {
-                return Err(SearchError::Dims { query: index, dims: query.vector.len(), expected: dims });
-            }
-            scales.push(round_query(index, query.vector, codes)?);
-        }
-        Ok(Self { queries, scales, codes, dims })
+        let of_queries = codes.as_mut_slice().chunks_exact_mut(stride(dims));
+        let scales = queries.iter().zip(of_queries).map(|(query, codes)| round_query(query.vector, codes)).collect();
+        Self { queries, scales, codes, dims }
     }
 }
 

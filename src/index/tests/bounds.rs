@@ -23,7 +23,7 @@ proptest! {
         let mut codes = vec![0i8; stride(row.len())];
         let mut words = vec![0i16; stride(row.len())];
         let known = round_row(&row, &mut codes[..row.len()]).unwrap();
-        let bounds = Bounds::new(&round_query(0, &query, &mut words).unwrap(), known.length + longer);
+        let bounds = Bounds::new(&round_query(&query, &mut words), known.length + longer);
         let product: i32 = codes.iter().zip(&words).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
         let (lower, upper) = bounds.of(product, known.scale, known.error);
         let similarity = similarity(&query, &row);
@@ -51,7 +51,7 @@ fn sums_of_products_have_room() {
     for dims in [1, 2, 384, 513, 4096, 65_536] {
         let values = vec![1.0 / (dims as f32).sqrt(); dims];
         let mut words = vec![0i16; dims];
-        round_query(0, &values, &mut words).unwrap();
+        round_query(&values, &mut words);
         let sum: i64 = words.iter().map(|&word| 127 * i64::from(word)).sum();
         assert!(sum <= i64::from(i32::MAX), "{dims}");
         assert!(words[0] >= 250, "{dims}: {} is coarse", words[0]);

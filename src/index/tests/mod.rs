@@ -2,6 +2,7 @@
 
 mod bounds;
 mod changes;
+mod choice;
 
 use std::collections::HashMap;
 
