@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use super::Row;
-use super::chunk::{CHUNK_ROWS, Chunk};
+use super::chunk::{CHUNK_ROWS, Change, Chunk, Cover};
+use super::codes::stride;
+use super::query::Filter;
 
 /// Chunks of rows, in the order of places.
 pub(super) struct Matrix {
@@ -12,34 +14,114 @@ pub(super) struct Matrix {
     chunks: RwLock<Vec<Arc<RwLock<Chunk>>>>,
     chunks_with_memory: AtomicUsize,
     rows: AtomicIsize,
+    covered: AtomicIsize,
 }
+
+/// Copies of rows.
+#[derive(Default)]
+pub(super) struct Copies {
+    /// A stride a row.
+    pub(super) codes: Vec<i8>,
+    /// What a code of one stands for in each.
+    pub(super) scales: Vec<f32>,
+    /// Where each is.
+    pub(super) places: Vec<u32>,
+}
+
+/// Chunks that a share of rows is estimated by.
+const SAMPLE_CHUNKS: usize = 4;
 
 impl Matrix {
     pub(super) fn new(dims: usize) -> Self {
-        Self { dims, chunks: RwLock::default(), chunks_with_memory: AtomicUsize::new(0), rows: AtomicIsize::new(0) }
+        Self {
+            dims,
+            chunks: RwLock::default(),
+            chunks_with_memory: AtomicUsize::new(0),
+            rows: AtomicIsize::new(0),
+            covered: AtomicIsize::new(0),
+        }
     }
 
     pub(super) fn dims(&self) -> usize {
         self.dims
     }
 
-    /// Puts a row in its place, unless a later one is there.
-    pub(super) fn set(&self, row: &Row<'_>) {
+    /// Puts a row in its place, unless a later one is there. Returns the segment that had covered the row before.
+    pub(super) fn set(&self, row: &Row<'_>) -> Cover {
         let lock = self.chunk_with(row.place);
         let mut chunk = lock.write().expect("no thread panics while it holds a chunk");
         let had_memory = chunk.has_memory();
         let change = chunk.set(row.place as usize % CHUNK_ROWS, row);
-        self.rows.fetch_add(change, Ordering::Relaxed);
         self.chunks_with_memory.fetch_add(usize::from(chunk.has_memory() && !had_memory), Ordering::Relaxed);
+        self.count(change)
     }
 
-    /// Empties a place.
-    pub(super) fn clear(&self, place: u32) {
-        let lock = self.read().get(place as usize / CHUNK_ROWS).cloned();
-        if let Some(lock) = lock {
-            let mut chunk = lock.write().expect("no thread panics while it holds a chunk");
-            self.rows.fetch_add(chunk.clear(place as usize % CHUNK_ROWS), Ordering::Relaxed);
+    /// Empties a place. Returns the segment that had covered its row.
+    pub(super) fn clear(&self, place: u32) -> Cover {
+        let lock = self.read().get(place as usize / CHUNK_ROWS).cloned()?;
+        let mut chunk = lock.write().expect("no thread panics while it holds a chunk");
+        self.count(chunk.clear(place as usize % CHUNK_ROWS))
+    }
+
+    fn count(&self, Change { rows, uncovered }: Change) -> Cover {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.covered.fetch_sub(isize::from(uncovered.is_some()), Ordering::Relaxed);
+        uncovered
+    }
+
+    /// Has a segment cover the row in a place, if it has these codes, and is covered by none or by one that `gives_up` it.
+    /// Returns whether it is covered by it now.
+    pub(super) fn cover(
+        &self,
+        segment: Cover,
+        (place, codes, scale): (u32, &[i8], f32),
+        gives_up: impl Fn(Cover) -> bool,
+    ) -> bool {
+        let Some(lock) = self.read().get(place as usize / CHUNK_ROWS).cloned() else { return false };
+        let mut chunk = lock.write().expect("no thread panics while it holds a chunk");
+        let at = place as usize % CHUNK_ROWS;
+        let before = chunk.cover(at);
+        if before.is_some() && !gives_up(before) || !chunk.cover_by(at, codes, scale, segment) {
+            return false;
         }
+        let change = isize::from(segment.is_some()) - isize::from(before.is_some());
+        self.covered.fetch_add(change, Ordering::Relaxed);
+        segment.is_some()
+    }
+
+    /// How many rows no segment covers.
+    pub(super) fn tail(&self) -> usize {
+        self.len().saturating_sub(self.covered.load(Ordering::Relaxed).max(0) as usize)
+    }
+
+    /// Copies of the rows that are wanted, by what covers them; at most so many.
+    pub(super) fn copies(&self, rows_max: usize, wants: impl Fn(Cover) -> bool) -> Copies {
+        let stride = stride(self.dims);
+        let mut copies = Copies::default();
+        for (chunk, lock) in self.chunks().iter().enumerate() {
+            let rows = lock.read().expect("no thread panics while it holds a chunk");
+            for (at, _, codes, scale) in rows.rows(stride).filter(|(_, cover, ..)| wants(*cover)) {
+                if copies.places.len() == rows_max {
+                    return copies;
+                }
+                copies.codes.extend_from_slice(codes);
+                copies.scales.push(scale);
+                copies.places.push((chunk * CHUNK_ROWS + at) as u32);
+            }
+        }
+        copies
+    }
+
+    /// About what share of the rows a filter admits, by a few chunks that lie apart.
+    pub(super) fn share(&self, filter: &Filter<'_>) -> f64 {
+        let chunks = self.read();
+        let step = (chunks.len() / SAMPLE_CHUNKS).max(1);
+        let (mut admitted, mut rows) = (0, 0);
+        for lock in chunks.iter().step_by(step) {
+            let of_chunk = lock.read().expect("no thread panics while it holds a chunk").admitted(filter);
+            (admitted, rows) = (admitted + of_chunk.0, rows + of_chunk.1);
+        }
+        if rows == 0 { 1.0 } else { admitted as f64 / rows as f64 }
     }
 
     /// How many rows there are, expired ones included.

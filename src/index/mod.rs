@@ -1,25 +1,29 @@
-//! The rows most similar to a vector, found exactly.
+//! The rows most similar to a vector.
 //!
-//! An [`Index`] keeps, of one model's rows, a copy in eight bits a value, by the place that each has in the store. A search
-//! reads all of it, half of what the rows are, and knows of each row between which bounds its similarity lies
-//! (`codes.rs`). Those whose bounds don't keep them out are few; their rows are asked for, and the answer is made of them.
+//! An [`Index`] keeps, of one model's rows, a copy in eight bits a value, by the place that each has in the store, and has
+//! searchers that find rows by it (`searcher.rs`). The exact one reads all of it, half of what the rows are, and knows of each row
+//! between which bounds its similarity lies (`codes.rs`). Those whose bounds don't keep them out are few; their rows are asked
+//! for, and the answer is made of them. The graph (`graph/`), if one is wanted, looks at a few rows, and finds most of the nearest.
 //!
 //! ```text
-//! set, clear ─► chunk.rs    1,024 places behind a lock: codes, bounds, facts
-//! search ─► scan.rs         chunks × queries, on several threads      kernel/       products of integers
-//!           selection.rs    who may be in the answer                  codes.rs      bounds
+//! set, clear ─► matrix.rs   chunk.rs      1,024 places behind a lock: codes, bounds, facts
+//! search ─► searcher.rs     who answers, by what it is expected to take
+//!           exact.rs        scan.rs       chunks × queries, on several threads      kernel/       products of integers
+//!           graph/          walks, and a scan of what is fresh                      codes.rs      bounds
+//!           selection.rs    who may be in the answer
 //!           rescore.rs      who is: by the rows themselves
 //! ```
 //!
-//! Promises: an answer is what comparing the query with every row would give, ties and all, by [`similarity`], which is the
-//! same to the bit on every processor. A row that was set before a search began, and stays, is seen by it. Rows are set and
-//! cleared while searches run; neither waits for more than a chunk.
+//! Promises: an exact answer is what comparing the query with every row would give, ties and all, by [`similarity`], which is the
+//! same to the bit on every processor; every answer's similarities are. A row that was set before a search began, and stays, is
+//! seen by it. Rows are set and cleared while searches run; neither waits for more than a chunk.
 //!
-//! Never: keeps a row in full, reads a file, knows what a store is, finds a row that is zero or not finite.
+//! Never: keeps a row in full, reads a file but its graph's own, knows what a store is, finds a row that is zero or not finite.
 
 mod chunk;
 mod codes;
 mod exact;
+mod graph;
 mod kernel;
 mod lines;
 mod matrix;
@@ -29,6 +33,7 @@ mod scan;
 mod searcher;
 mod selection;
 
+pub use graph::{GraphFigures, GraphOptions};
 pub use query::{Cursor, Filter, HITS_MAX, Hit, Query, Rows, SearchError};
 pub use rescore::similarity;
 pub use searcher::{Choice, Device, Method, Path};
@@ -36,15 +41,14 @@ pub use searcher::{Choice, Device, Method, Path};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use half::f16;
 
 use crate::domain::Key;
 use exact::Exact;
-use kernel::Kernel;
+use graph::Graph;
 use matrix::Matrix;
-use searcher::{Asked, Meter, Searcher};
+use searcher::{Asked, Searcher};
 
 /// Of so many searches that have a choice, one goes to the searcher that is expected to be second, to know what it takes now.
 const EXPLORE_ONE_IN: u64 = 512;
@@ -73,12 +77,14 @@ pub struct Row<'a> {
 /// One model's rows, and the searchers that find them.
 pub struct Index {
     matrix: Arc<Matrix>,
-    exact: Exact,
+    exact: Arc<Exact>,
+    graph: Option<Graph>,
     /// Beside the exact one, which is always there, and answers where one of these fails.
     others: Vec<Box<dyn Searcher>>,
     choice: Choice,
     chosen: AtomicU64,
     faults: AtomicU64,
+    generation: AtomicU64,
 }
 
 /// What a search has found, and how.
@@ -99,21 +105,33 @@ impl Index {
     pub fn new(dims: usize) -> Self {
         assert!(dims > 0, "rows have values");
         let matrix = Arc::new(Matrix::new(dims));
-        let exact = Exact {
-            matrix: Arc::clone(&matrix),
-            kernel: Kernel::supported()[0],
-            threads_max: thread::available_parallelism().map_or(1, NonZero::get),
-            meter: Meter::default(),
-        };
-        let (chosen, faults) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { matrix, exact, others: Vec::new(), choice: Choice::default(), chosen, faults }
+        let exact = Exact::over(Arc::clone(&matrix));
+        let (chosen, faults, generation) = Default::default();
+        Self {
+            matrix,
+            exact: Arc::new(exact),
+            graph: None,
+            others: Vec::new(),
+            choice: Choice::default(),
+            chosen,
+            faults,
+            generation,
+        }
     }
 
-    /// As it is, but with at most so many threads a search, the caller's included.
+    /// As it is, but with at most so many threads a search, the caller's included. To be said before there is a graph.
     #[must_use]
     pub fn with_threads_max(self, threads_max: NonZero<usize>) -> Self {
-        let exact = Exact { threads_max: threads_max.get(), ..self.exact };
+        let exact = Exact { threads_max: threads_max.get(), ..Exact::over(Arc::clone(&self.matrix)) };
+        let exact = Arc::new(exact);
         Self { exact, ..self }
+    }
+
+    /// As it is, with a graph, which is kept from [`Index::start`] on.
+    #[must_use]
+    pub fn with_graph(self, options: GraphOptions) -> Self {
+        let graph = Some(Graph::new(Arc::clone(&self.exact), options));
+        Self { graph, ..self }
     }
 
     /// As it is, with another searcher, before the first row.
@@ -137,14 +155,48 @@ impl Index {
     /// When the row is not as long as the index's rows.
     pub fn set(&self, row: Row<'_>) {
         assert_eq!(row.unit.len(), self.dims(), "a row is as long as the index's rows");
-        self.matrix.set(&row);
+        let uncovered = self.matrix.set(&row);
         self.others.iter().for_each(|searcher| searcher.set(&row));
+        self.graph.iter().for_each(|graph| graph.changed(uncovered));
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Empties a place.
     pub fn clear(&self, place: u32) {
-        self.matrix.clear(place);
+        let uncovered = self.matrix.clear(place);
         self.others.iter().for_each(|searcher| searcher.clear(place));
+        self.graph.iter().for_each(|graph| graph.changed(uncovered));
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Says that the rows there were are set: from now on the graph is kept, if there is one. What its snapshots have of the rows
+    /// need not be built; all that is done on a thread of its own.
+    pub fn start(&self) {
+        self.graph.iter().for_each(Graph::start);
+    }
+
+    /// Waits until the graph that is to be built, of the rows that there are, is built.
+    pub fn wait_for_graph(&self) {
+        self.graph.iter().for_each(Graph::wait);
+    }
+
+    /// Has walks through the graph keep so many rows, in place of what was measured to find 99 % of the nearest: more find more, and
+    /// take longer. `None` takes that back.
+    pub fn set_breadth(&self, breadth: Option<NonZero<usize>>) {
+        self.graph.iter().for_each(|graph| graph.set_breadth(breadth.map_or(0, NonZero::get)));
+    }
+
+    /// The graph's figures; zeros if there is none.
+    #[must_use]
+    pub fn graph_figures(&self) -> GraphFigures {
+        self.graph.as_ref().map(Graph::figures).unwrap_or_default()
+    }
+
+    /// A number that is another one after every change: what was found when it was the same would be found again, but for rows
+    /// that have expired since. To be read before the search that it is kept with.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// How many rows there are, expired ones included.
@@ -168,7 +220,7 @@ impl Index {
     /// Bytes of memory that the rows take here, in all searchers.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.matrix.memory_bytes() + self.others.iter().map(|searcher| searcher.memory_bytes()).sum::<usize>()
+        self.matrix.memory_bytes() + self.searchers().map(Searcher::memory_bytes).sum::<usize>()
     }
 
     /// How often a device has failed, and the processor answered.
@@ -222,18 +274,24 @@ impl Index {
         }
     }
 
+    fn searchers(&self) -> impl Iterator<Item = &dyn Searcher> {
+        let graph = self.graph.iter().map(|graph| graph as &dyn Searcher);
+        std::iter::once(&*self.exact as &dyn Searcher).chain(graph).chain(self.others.iter().map(|other| &**other))
+    }
+
     /// Who is to answer. A searcher that was not measured yet is tried.
     fn chosen(&self, asked: &Asked<'_>, choice: Choice) -> &dyn Searcher {
-        let exact: &dyn Searcher = &self.exact;
-        if self.others.is_empty() || asked.queries == 0 {
+        let exact: &dyn Searcher = &*self.exact;
+        if (self.others.is_empty() && self.graph.is_none()) || asked.queries == 0 {
             return exact;
         }
         let may = |searcher: &&dyn Searcher| {
             let method = searcher.path().method;
             searcher.serves(asked) && (choice != Choice::Exact || method == Method::Exact)
         };
-        let all = std::iter::once(exact).chain(self.others.iter().map(|other| &**other)).filter(may);
-        let mut all: Vec<(f64, &dyn Searcher)> = all
+        let mut all: Vec<(f64, &dyn Searcher)> = self
+            .searchers()
+            .filter(may)
             .map(|searcher| (searcher.estimate(asked).map_or(0.0, |estimate| estimate.as_secs_f64()), searcher))
             .collect();
         if choice == Choice::Graph && all.iter().any(|(_, searcher)| searcher.path().method == Method::Graph) {

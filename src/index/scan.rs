@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::thread;
 
-use super::chunk::{CHUNK_ROWS, Chunk, Scales, places_of};
+use super::chunk::{CHUNK_ROWS, Chunk, Part, Scales, places_of};
 use super::codes::{Bounds, QueryScale, round_query, stride};
 use super::kernel::{BLOCK_ROWS, Kernel};
 use super::lines::Lines;
@@ -41,6 +41,18 @@ impl<'a> Rounded<'a> {
         let scales = queries.iter().zip(of_queries).map(|(query, codes)| round_query(query.vector, codes)).collect();
         Self { queries, scales, codes, dims }
     }
+
+    /// One query of several.
+    pub(super) fn one(&self, query: usize) -> Rounded<'a> {
+        let mut codes = Lines::zeroed(stride(self.dims));
+        codes.as_mut_slice().copy_from_slice(self.codes_of(query));
+        Self { queries: &self.queries[query..=query], scales: vec![self.scales[query]], codes, dims: self.dims }
+    }
+
+    /// A query's codes.
+    pub(super) fn codes_of(&self, query: usize) -> &[i16] {
+        &self.codes.as_slice()[query * stride(self.dims)..][..stride(self.dims)]
+    }
 }
 
 /// One pass for one set of queries.
@@ -49,6 +61,7 @@ pub(super) struct Scan<'a> {
     pub(super) chunks: &'a [Arc<RwLock<Chunk>>],
     pub(super) rounded: &'a Rounded<'a>,
     pub(super) filter: &'a Filter<'a>,
+    pub(super) part: Part,
     /// Rows that are kept for each that is wanted.
     pub(super) keep_times: usize,
     pub(super) threads_max: usize,
@@ -89,7 +102,7 @@ impl Scan<'_> {
             }
             for (group, selections) in selections.chunks_mut(GROUP_QUERIES).enumerate() {
                 let chunk = lock.read().expect("no thread panics while it holds a chunk");
-                chunk.pick(self.filter, first, &mut picked);
+                chunk.pick(self.filter, self.part, first, &mut picked);
                 self.scan(&chunk, first, &picked, group * GROUP_QUERIES, selections, &mut products[..]);
             }
         }
@@ -127,7 +140,8 @@ impl Scan<'_> {
                     if upper >= selection.threshold() {
                         let facts = chunk.facts(row);
                         let place = (first_place + usize::from(row)) as u32;
-                        selection.offer(lower, Candidate { upper, place, sequence: facts.sequence, key: facts.key });
+                        let (sequence, key) = (facts.sequence, facts.key);
+                        selection.offer(Candidate { lower, upper, place, sequence, key });
                     }
                 }
             }

@@ -11,6 +11,8 @@ use crate::domain::Key;
 /// A row that may be in the answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
+    /// At most its similarity.
+    pub(super) lower: f32,
     /// At least its similarity.
     pub(super) upper: f32,
     pub(super) place: u32,
@@ -19,6 +21,7 @@ pub(super) struct Candidate {
 }
 
 /// What a scan comes to, for one query.
+#[derive(Clone)]
 pub(super) struct Candidates {
     pub(super) found: Vec<Candidate>,
     /// Every row is found that is wanted and at least so similar.
@@ -58,6 +61,13 @@ impl PartialOrd for Ordered {
     }
 }
 
+impl Default for Candidates {
+    /// Of no rows.
+    fn default() -> Self {
+        Self { found: Vec::new(), dropped_below: f32::NEG_INFINITY }
+    }
+}
+
 impl Selection {
     /// `keep` is `k`, or more, where some of those that keep others out may be gone.
     pub(super) fn new(query: &Query<'_>, keep: usize) -> Self {
@@ -82,7 +92,8 @@ impl Selection {
     }
 
     /// Takes a row whose upper bound reaches the threshold.
-    pub(super) fn offer(&mut self, lower: f32, candidate: Candidate) {
+    pub(super) fn offer(&mut self, candidate: Candidate) {
+        let lower = candidate.lower;
         // Only what is certainly behind the cursor keeps others out; what is certainly before it is no candidate.
         let certain = match self.after {
             Some(cursor) if candidate.sequence > cursor.sequence || lower > cursor.similarity => return,

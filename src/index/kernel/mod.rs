@@ -52,6 +52,8 @@ pub(super) struct Kernel {
     #[cfg_attr(not(test), expect(dead_code, reason = "tests name the kernel that fails"))]
     pub(super) name: &'static str,
     multiply: unsafe fn(Block<'_>, &[i16], &mut [[i32; BLOCK_ROWS]]),
+    gather: unsafe fn(&[i8], &[u32], &[i16], &mut [i32; BLOCK_ROWS]),
+    pair: unsafe fn(&[i8], &[i8]) -> i32,
 }
 
 /// Compiles the function for an instruction set.
@@ -65,7 +67,17 @@ macro_rules! kernel {
                 super::multiply::<$lanes>(block, queries, products);
             }
 
-            pub(super) static KERNEL: Kernel = Kernel { name: $name, multiply };
+            $(#[target_feature(enable = $features)])?
+            unsafe fn gather(codes: &[i8], rows: &[u32], query: &[i16], products: &mut [i32; BLOCK_ROWS]) {
+                super::gather::<$lanes>(codes, rows, query, products);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn pair(a: &[i8], b: &[i8]) -> i32 {
+                super::pair::<$lanes>(a, b)
+            }
+
+            pub(super) static KERNEL: Kernel = Kernel { name: $name, multiply, gather, pair };
         }
         static $kernel: &Kernel = &$module::KERNEL;
     };
@@ -114,6 +126,24 @@ impl Kernel {
         assert!(queries.len() == products.len() * stride);
         // SAFETY: the bounds are checked, and a kernel is handed out only where its instructions are.
         unsafe { (self.multiply)(block, queries, products) };
+    }
+
+    /// `products[i]` is the product of the query with the i-th of some rows that lie anywhere in a matrix. What stands past
+    /// them means nothing. The matrix's rows are as long as the query, which has room as for [`Self::multiply`].
+    pub(super) fn gather(&self, codes: &[i8], rows: &[u32], query: &[i16], products: &mut [i32; BLOCK_ROWS]) {
+        let stride = query.len();
+        assert!(stride > 0 && stride.is_multiple_of(CODES_ALIGNED) && rows.len() <= BLOCK_ROWS);
+        assert!(rows.iter().all(|&row| (row as usize + 1) * stride <= codes.len()));
+        // SAFETY: the bounds are checked, and a kernel is handed out only where its instructions are.
+        unsafe { (self.gather)(codes, rows, query, products) };
+    }
+
+    /// The product of two rows.
+    #[inline]
+    pub(super) fn pair(&self, a: &[i8], b: &[i8]) -> i32 {
+        assert!(a.len() == b.len() && a.len().is_multiple_of(CODES_ALIGNED));
+        // SAFETY: the lengths are checked, and a kernel is handed out only where its instructions are.
+        unsafe { (self.pair)(a, b) }
     }
 }
 
@@ -177,6 +207,47 @@ unsafe fn fetch<L: Lanes>(block: Block<'_>, at: usize) {
             L::prefetch(row.wrapping_add(line));
         }
     }
+}
+
+/// Products of rows that lie apart, each tile fetched while those before it are multiplied.
+#[inline(always)]
+unsafe fn gather<L: Lanes>(codes: &[i8], rows: &[u32], query: &[i16], products: &mut [i32; BLOCK_ROWS]) {
+    let stride = query.len();
+    let fetch = |tile: usize| {
+        for &row in rows.iter().skip(tile * TILE_ROWS).take(TILE_ROWS) {
+            let row = codes.as_ptr().wrapping_add(row as usize * stride);
+            for line in (0..stride).step_by(64) {
+                L::prefetch(row.wrapping_add(line));
+            }
+        }
+    };
+    (0..TILES_AHEAD).for_each(fetch);
+    let block = Block { codes, stride, rows: &[], next: &[] };
+    for tile in 0..rows.len().div_ceil(TILE_ROWS) {
+        fetch(tile + TILES_AHEAD);
+        // A tile that is not full has its last row several times.
+        let row = |i: usize| rows[(tile * TILE_ROWS + i).min(rows.len() - 1)];
+        let rows = [row(0), row(1), row(2), row(3)].map(|row| row as usize * stride);
+        self::tile::<L, 1>(block, rows, query.as_ptr(), [products], tile * TILE_ROWS);
+    }
+}
+
+/// The product of two rows, in four sums.
+#[inline(always)]
+unsafe fn pair<L: Lanes>(a: &[i8], b: &[i8]) -> i32 {
+    let mut sums = [L::zero(); TILE_ROWS];
+    let (a, b, codes) = (a.as_ptr(), b.as_ptr(), a.len());
+    let mut step = 0;
+    while step < codes {
+        // CODES_ALIGNED is a multiple of two vectors' codes at least.
+        for sum in sums.iter_mut().take((CODES_ALIGNED / L::WIDTH).min(TILE_ROWS)) {
+            *sum = L::add_products(*sum, L::widen(a.add(step)), L::widen(b.add(step)));
+            step += L::WIDTH;
+        }
+    }
+    let mut totals = [0; TILE_ROWS];
+    L::store_totals(totals.as_mut_ptr(), sums);
+    totals.into_iter().fold(0, i32::wrapping_add)
 }
 
 #[cfg(test)]

@@ -35,6 +35,37 @@ fn every_kernel_computes_what_a_loop_does() {
 }
 
 #[test]
+fn rows_that_lie_apart_and_pairs_of_rows_are_multiplied_as_a_loop_does() {
+    for (stride, rows) in [(64, 1), (128, 3), (384, 64), (1024, 5), (64, 0)] {
+        let mut number = numbers(stride as u64 + rows as u64);
+        let mut codes = Lines::<i8>::zeroed(70 * stride);
+        let mut words = Lines::<i16>::zeroed(stride);
+        codes.as_mut_slice().fill_with(|| (number() % 255) as i8);
+        words.as_mut_slice().fill_with(|| (number() % 8001) as i16 - 4000);
+        let codes = codes.as_slice();
+        let picked: Vec<u32> = (0..rows).map(|_| (number() % 70) as u32).collect();
+        let row = |row: u32| &codes[row as usize * stride..][..stride];
+        for kernel in Kernel::supported() {
+            let mut products = [0; BLOCK_ROWS];
+            kernel.gather(codes, &picked, words.as_slice(), &mut products);
+            for (&at, &product) in picked.iter().zip(&products) {
+                let expected: i32 =
+                    words.as_slice().iter().zip(row(at)).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                assert_eq!(product, expected, "{} {stride}", kernel.name);
+                let expected: i32 = row(0).iter().zip(row(at)).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                assert_eq!(kernel.pair(row(0), row(at)), expected, "{} {stride}", kernel.name);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "assertion failed")]
+fn a_row_past_the_end_is_not_gathered() {
+    Kernel::supported()[0].gather(&[0; 64], &[1], &[0; 64], &mut [0; BLOCK_ROWS]);
+}
+
+#[test]
 fn every_kernel_has_room_for_the_largest_sums() {
     let stride = 512;
     let (codes, words) = (vec![-127i8; stride], vec![32_767i16; stride]);

@@ -3,10 +3,13 @@
 mod bounds;
 mod changes;
 mod choice;
+mod graph;
 
 use std::collections::HashMap;
 
 use proptest::prelude::*;
+
+use std::thread;
 
 use super::*;
 
