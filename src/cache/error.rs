@@ -127,6 +127,9 @@ pub enum Error {
     /// Reuse that cannot be calibrated.
     #[error("reuse cannot be calibrated: {0}")]
     Calibration(String),
+    /// A search where none are made.
+    #[error("searches are switched off here; `enabled = true` in [search] of the configuration switches them on")]
+    SearchOff,
     /// A search that cannot be.
     #[error(transparent)]
     Search(#[from] SearchError),

@@ -36,6 +36,7 @@ mod metrics;
 mod migration;
 pub mod policy;
 mod refresh;
+mod repeated;
 mod request;
 mod resident;
 mod reuse;
@@ -62,7 +63,7 @@ use crate::domain::{
 use crate::store::{Ages, Entry, NewEntry, Store};
 
 pub use crate::batch::Token;
-pub use crate::index::{Cursor, HITS_MAX};
+pub use crate::index::{Choice as PathChoice, Cursor, Device, HITS_MAX, Method, Path};
 pub use crate::reuse::{Refusal, Terms as ReuseTerms};
 pub use catalogue::{Catalogue, CatalogueError, ChangeError, Served};
 pub use error::Error;
@@ -71,7 +72,7 @@ pub use migration::{Embedded, Migration, Progress};
 pub use policy::Policies;
 pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
 pub use reuse::{CertificateFigures, Config as ReuseConfig, FieldFigures, ReuseFigures, Reused};
-pub use search::{Found, IndexFigures, Search, Searched};
+pub use search::{Found, IndexFigures, Search, SearchConfig, Searched};
 pub use stats::{Evictions, Memory, Stats, Tier, Weights, Window};
 
 use draft::{Draft, set_row};
@@ -104,12 +105,13 @@ struct Inner {
 
 /// What the cache's own threads need too.
 struct Shared {
+    // Ends before the store does, in whose folder it writes.
+    searchable: Searchable,
     store: Store,
     flights: Flights,
     metrics: Metrics,
     policies: Policies,
     claims: Claims,
-    searchable: Searchable,
     reuse: Reuse,
     enabled: AtomicBool,
 }
@@ -121,6 +123,8 @@ pub struct Config {
     pub policies: Policies,
     /// Whether it is switched on at the start; see [`Cache::set_enabled`].
     pub enabled: bool,
+    /// How what is near is found.
+    pub search: SearchConfig,
     /// How the reuse of near-duplicates' vectors is learnt.
     pub reuse: ReuseConfig,
 }
@@ -128,7 +132,7 @@ pub struct Config {
 impl Default for Config {
     /// Entries live for ever, and the cache is on.
     fn default() -> Self {
-        Self { policies: Policies::default(), enabled: true, reuse: ReuseConfig::default() }
+        Self { policies: Policies::default(), enabled: true, search: SearchConfig::default(), reuse: ReuseConfig::default() }
     }
 }
 
@@ -175,7 +179,7 @@ impl Cache {
     /// As [`Cache::new`], kept as the configuration says.
     #[must_use]
     pub fn with(store: Store, embedder: Embedder, config: Config) -> Self {
-        let Config { policies, enabled, reuse } = config;
+        let Config { policies, enabled, search, reuse } = config;
         let has_learnt = reuse::has_learnt(&reuse, &embedder.card().version.to_string());
         let shared = Arc::new(Shared {
             store,
@@ -183,7 +187,7 @@ impl Cache {
             metrics: Metrics::new(),
             policies,
             claims: Claims::default(),
-            searchable: Searchable::default(),
+            searchable: Searchable::new(search),
             reuse: Reuse::new(reuse),
             enabled: AtomicBool::new(enabled),
         });
@@ -368,13 +372,17 @@ impl Cache {
         Ok(widened(&units, self.card().dims))
     }
 
-    /// The entries nearest to each of some vectors, which may have any length but 0: exactly. None while the cache is switched
-    /// off. The first search makes the index. Blocks for as long as either takes.
+    /// The entries nearest to each of some vectors, which may have any length but 0: exactly, or by a graph where that is
+    /// allowed and quicker; see [`SearchConfig`]. None while the cache is switched off. The first search makes the index. Blocks
+    /// for as long as either takes.
     ///
     /// # Errors
-    /// When a vector is not of the model's dims or has no direction, or the store's tags cannot be read.
+    /// When searches are switched off, a vector is not of the model's dims or has no direction, or the store's tags cannot be read.
     pub fn search(&self, vectors: &[Vec<f32>], wanted: &Search) -> Result<Searched, Error> {
         let shared = &self.inner.shared;
+        if !shared.searchable.is_enabled() {
+            return Err(Error::SearchOff);
+        }
         let expected = self.card().dims;
         let unit = |vector: &Vec<f32>| {
             if vector.len() != expected {

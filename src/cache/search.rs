@@ -1,12 +1,12 @@
-//! Search: the cached entries whose vectors are nearest to a query's, exactly.
+//! Search: the cached entries whose vectors are nearest to a query's.
 //!
 //! ```text
-//! store ─ every change, in order ─► index (8-bit rows) ─ candidates ─► store (f16 rows) ─► similarities ─► best k
+//! store ─ every change, in order ─► index (8-bit rows, a graph) ─ candidates ─► store (f16 rows) ─► similarities ─► best k
 //! ```
 //!
 //! The index is made at the first search, which waits for it, and follows the store from then on: who never searches pays
-//! nothing. What is stored before a search begins is found by it. Everything here blocks: for the making about a second a
-//! million entries, for a search as long as the processor takes to read the index.
+//! nothing. What is stored before a search begins is found by it; a graph may miss one of a hundred. Everything here blocks: for the
+//! making about a second a million entries, for a search as long as the processor takes to read the index.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -16,10 +16,32 @@ use std::time::{Duration, Instant};
 use half::f16;
 use serde::Serialize;
 
+use super::repeated::{Asked, Repeated};
 use super::{Error, Shared};
 use crate::domain::{Key, Namespace};
-use crate::index::{Cursor, Filter, Hit, Index, Query, Row, Rows};
+use crate::index::{Choice, Cursor, Device, Filter, GraphOptions, Hit, Index, Method, Path, Query, Row, Rows};
 use crate::store::{Entry, Selector, Store, Watcher};
+
+/// The fewest rows that a graph is made of when it is wanted wherever it can be.
+const GRAPH_ROWS_MIN: usize = 1000;
+
+/// How searches are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchConfig {
+    /// Whether they are.
+    pub enabled: bool,
+    /// By comparing all entries, by a graph, or by whichever is quicker.
+    pub choice: Choice,
+    /// The most bytes of answers kept for searches that are repeated; none if 0.
+    pub cache_bytes: usize,
+}
+
+impl Default for SearchConfig {
+    /// Whichever is quicker, and nothing kept.
+    fn default() -> Self {
+        Self { enabled: true, choice: Choice::Auto, cache_bytes: 0 }
+    }
+}
 
 /// What is searched for, but for the queries themselves.
 #[derive(Clone, Debug)]
@@ -38,6 +60,8 @@ pub struct Search {
     pub newer_than: Option<Duration>,
     /// Only what comes after this, as [`Searched::next`] says it. For a single query.
     pub after: Option<Cursor>,
+    /// Whether all entries are to be compared, whatever is quicker.
+    pub exact: bool,
 }
 
 impl Default for Search {
@@ -51,23 +75,27 @@ impl Default for Search {
             older_than: None,
             newer_than: None,
             after: None,
+            exact: false,
         }
     }
 }
 
 /// What a search has found.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Searched {
     /// For each query what is nearest, best first.
     pub results: Vec<Vec<Found>>,
     /// Where the next page begins; none if there is none, or there are several queries.
     pub next: Option<Cursor>,
+    /// How it was found.
+    pub path: Path,
 }
 
 impl Searched {
     /// What so many queries find where there is nothing to find.
     pub(super) fn nothing(queries: usize) -> Self {
-        Self { results: vec![Vec::new(); queries], next: None }
+        let path = Path { method: Method::Exact, device: Device::Cpu };
+        Self { results: vec![Vec::new(); queries], next: None, path }
     }
 }
 
@@ -85,18 +113,38 @@ pub struct Found {
 }
 
 /// A store's index, once there is one.
-#[derive(Default)]
 pub(super) struct Searchable {
+    config: SearchConfig,
     index: OnceLock<Arc<Index>>,
+    repeated: Repeated,
 }
 
 impl Searchable {
+    pub(super) fn new(config: SearchConfig) -> Self {
+        let repeated = Repeated::new(config.cache_bytes);
+        Self { config, index: OnceLock::new(), repeated }
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
+    fn empty(&self, store: &Store) -> Index {
+        let index = Index::new(store.info().dims).with_choice(self.config.choice);
+        let rows_min = (self.config.choice == Choice::Graph).then_some(GRAPH_ROWS_MIN);
+        match self.config.choice {
+            Choice::Exact => index,
+            Choice::Auto | Choice::Graph => index.with_graph(GraphOptions { folder: Some(store.derived()), rows_min }),
+        }
+    }
+
     /// The index; made now if this is the first search. Whoever searches meanwhile waits.
     fn index(&self, store: &Store, now: u32) -> &Index {
         self.index.get_or_init(|| {
             let started = Instant::now();
-            let index = Arc::new(Index::new(store.info().dims));
+            let index = Arc::new(self.empty(store));
             store.watch(Arc::new(Follower(Arc::clone(&index))), now);
+            index.start();
             let took_ms = started.elapsed().as_millis() as u64;
             tracing::info!(
                 entries = index.len(),
@@ -110,9 +158,16 @@ impl Searchable {
 
     /// The index's figures; zeros before the first search.
     pub(super) fn figures(&self) -> IndexFigures {
-        let figures = |index: &Arc<Index>| IndexFigures {
-            entries: index.len() as u64,
-            memory_bytes: index.memory_bytes() as u64,
+        let figures = |index: &Arc<Index>| {
+            let graph = index.graph_figures();
+            IndexFigures {
+                entries: index.len() as u64,
+                memory_bytes: index.memory_bytes() as u64,
+                graph_segments: graph.segments as u64,
+                graph_entries: graph.rows.saturating_sub(graph.dead) as u64,
+                faults: index.faults(),
+                repeated: self.repeated.hits(),
+            }
         };
         self.index.get().map(figures).unwrap_or_default()
     }
@@ -123,8 +178,16 @@ impl Searchable {
 pub struct IndexFigures {
     /// Entries in it.
     pub entries: u64,
-    /// Bytes of memory it takes.
+    /// Bytes of memory it takes, the graph's included.
     pub memory_bytes: u64,
+    /// Segments of the graph.
+    pub graph_segments: u64,
+    /// Entries that are found by the graph; the others are compared.
+    pub graph_entries: u64,
+    /// How often a device has failed, and the processor searched.
+    pub faults: u64,
+    /// Searches answered from what was kept of earlier ones.
+    pub repeated: u64,
 }
 
 /// Keeps an index as the store is.
@@ -158,6 +221,13 @@ pub(super) fn search(shared: &Shared, vectors: &[Vec<f32>], wanted: &Search) -> 
     let store = &shared.store;
     let now = shared.now();
     let index = shared.searchable.index(store, now);
+    let repeated = &shared.searchable.repeated;
+    // Before the search: what changes while it runs makes its answer one of the past.
+    let asked = Asked::new(vectors, wanted, index.generation());
+    let is_there = |key: &Key| store.contains_many(&[*key], now)[0].is_some();
+    if let Some(searched) = asked.as_ref().and_then(|asked| repeated.get(asked, is_there)) {
+        return Ok(searched);
+    }
     let Some(chosen) = Chosen::of(store, wanted, now)? else {
         return Ok(Searched::nothing(vectors.len()));
     };
@@ -167,7 +237,8 @@ pub(super) fn search(shared: &Shared, vectors: &[Vec<f32>], wanted: &Search) -> 
     let newest = wanted.after.map_or_else(|| store.last_sequence(), |after| after.sequence);
     let query = |vector| Query { vector, k: wanted.k, min_similarity: wanted.min_similarity, after: wanted.after };
     let queries: Vec<Query<'_>> = vectors.iter().map(|vector| query(vector.as_slice())).collect();
-    let hits = index.search(&queries, &filter, &StoreRows { store, now })?;
+    let answer = index.answer(&queries, &filter, &StoreRows { store, now }, wanted.exact)?;
+    let (hits, path) = (answer.hits, answer.path);
     let next = match hits.as_slice() {
         [hits] if hits.len() == wanted.k => {
             hits.last().map(|last| Cursor { similarity: last.similarity, key: last.key, sequence: newest })
@@ -179,7 +250,11 @@ pub(super) fn search(shared: &Shared, vectors: &[Vec<f32>], wanted: &Search) -> 
         let meant = hits.into_iter().filter(|hit| chosen.has(&hit.key));
         meant.map(|hit| Found::of(store, &hit)).collect()
     };
-    Ok(Searched { results: hits.into_iter().map(found).collect(), next })
+    let searched = Searched { results: hits.into_iter().map(found).collect(), next, path };
+    if let Some(asked) = asked {
+        repeated.keep(asked, &searched);
+    }
+    Ok(searched)
 }
 
 impl Found {

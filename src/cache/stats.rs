@@ -225,7 +225,7 @@ impl Collector for StoreCollector {
         let reuse = shared.reuse.figures();
         let texts = reuse.fields.iter().map(|field| field.texts).sum();
         let certificates = reuse.fields.iter().flat_map(|field| &field.certificates).filter(|one| !one.suspended);
-        let gauges: [(&str, &str, u64); 16] = [
+        let gauges: [(&str, &str, u64); 18] = [
             ("store_entries", "Entries in the store", info.entries),
             ("store_capacity_entries", "Entries the store can hold", info.capacity_entries),
             ("store_bytes", "Bytes of disk the store's file takes", info.allocated_bytes),
@@ -242,13 +242,15 @@ impl Collector for StoreCollector {
             ("index_memory_bytes", "Bytes of memory that index takes", index.memory_bytes),
             ("reuse_texts", "Texts that reuse is learnt from, and that may be reused", texts),
             ("reuse_certificates", "Certificates of reuse that are not switched off", certificates.count() as u64),
+            ("index_graph_segments", "Segments of the index's graph", index.graph_segments),
+            ("index_graph_entries", "Entries that searches find by the graph", index.graph_entries),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value as i64);
             let encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(encoder)?;
         }
-        let counters: [(&str, &str, u64); 17] = [
+        let counters: [(&str, &str, u64); 19] = [
             ("store_evicted", "Entries evicted to make room", info.evicted),
             ("store_expired", "Entries removed because their time was over", info.expired),
             ("store_quarantined", "Entries found damaged and never served", info.quarantined),
@@ -259,6 +261,8 @@ impl Collector for StoreCollector {
             ("store_scrubbed", "Entries whose checksum the scrubber has checked", info.scrubbed),
             ("store_scrub_passes", "Times the scrubber has been through all entries", info.scrub_passes),
             ("store_write_errors", "Writes and syncs that the system refused", info.write_errors),
+            ("search_device_faults", "Searches that failed on a device, and were made by the processor", index.faults),
+            ("search_repeated", "Searches answered from what was kept of earlier ones", index.repeated),
             ("model_loads", "Times the model's weights were loaded", weights.loads),
             ("model_unloads", "Times the model's weights were dropped", weights.unloads),
             ("reuse_learnt", "Texts that reuse was learnt from", reuse.learnt),

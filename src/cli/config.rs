@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{ArgMatches, Args, Command};
+use clap::{Arg, ArgMatches, Args, Command};
 
 use super::SettingsArguments;
-use crate::config::{Settings, Typed};
+use crate::config::{Origin, SECTIONS, Settings, Typed};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -18,21 +18,21 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     let layered = arguments.settings.layered(matches)?;
     Settings::new(&layered.typed)?;
     let values = toml::Table::try_from(&layered.typed).context("settings have no TOML form")?;
-    for setting in Typed::augment_args(Command::new("settings")).get_arguments() {
+    let command = Typed::augment_args(Command::new("settings"));
+    let is_of_section = |setting: &&Arg| setting.get_id().as_str().contains('.');
+    for setting in command.get_arguments().filter(|setting| !is_of_section(setting)) {
         let name = setting.get_id().as_str();
-        let help = setting.get_help().map(ToString::to_string).unwrap_or_default();
-        super::print(&format!("# {help}"))?;
-        let flag = setting.get_long().unwrap_or_default();
-        let variable = setting.get_env().unwrap_or_default().to_string_lossy();
-        match (values.get(name), layered.origins.get(name)) {
-            // Tables come last: what follows one would belong to it.
-            (Some(toml::Value::Array(_)), Some(origin)) => {
-                super::print(&format!("# --{flag}, {variable}; from: {origin}; see [[{name}]] below\n"))?;
+        say(setting, name, values.get(name), layered.origins.get(name))?;
+    }
+    // Tables come last: what follows one would belong to it.
+    for section in SECTIONS {
+        super::print(&format!("[{section}]"))?;
+        for setting in command.get_arguments().filter(is_of_section) {
+            let name = setting.get_id().as_str();
+            if let Some(key) = name.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')) {
+                let value = values.get(section).and_then(|section| section.get(key));
+                say(setting, key, value, layered.origins.get(name))?;
             }
-            (Some(value), Some(origin)) => {
-                super::print(&format!("# --{flag}, {variable}; from: {origin}\n{name} = {value}\n"))?;
-            }
-            _ => super::print(&format!("# --{flag}, {variable}; not set\n# {name} =\n"))?,
         }
     }
     if let Some(models @ toml::Value::Array(_)) = values.get("model") {
@@ -44,4 +44,21 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         super::print(&format!("# How long which entries live\n# in the file only; from: {origin}\n{table}"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// One setting: what it is, where its value comes from, its value.
+fn say(setting: &Arg, name: &str, value: Option<&toml::Value>, origin: Option<&Origin>) -> anyhow::Result<()> {
+    let help = setting.get_help().map(ToString::to_string).unwrap_or_default();
+    super::print(&format!("# {help}"))?;
+    let flag = setting.get_long().unwrap_or_default();
+    let variable = setting.get_env().unwrap_or_default().to_string_lossy();
+    match (value, origin) {
+        (Some(toml::Value::Array(_)), Some(origin)) => {
+            super::print(&format!("# --{flag}, {variable}; from: {origin}; see [[{name}]] below\n"))
+        }
+        (Some(value), Some(origin)) => {
+            super::print(&format!("# --{flag}, {variable}; from: {origin}\n{name} = {value}\n"))
+        }
+        _ => super::print(&format!("# --{flag}, {variable}; not set\n# {name} =\n")),
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, about};
 use super::{SettingsArguments, assemble};
-use crate::cache::{Found, HITS_MAX, Inputs, Request, Search};
+use crate::cache::{Found, HITS_MAX, Inputs, PathChoice, Request, Search, SearchConfig};
 use crate::domain::{Key, Namespace};
 
 #[derive(clap::Args)]
@@ -103,7 +103,10 @@ fn ask(arguments: &Arguments, url: &str, model: Option<&str>) -> anyhow::Result<
 fn search(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Vec<Value>>> {
     let Arguments { texts, keys, tags, .. } = arguments;
     let namespace = arguments.namespace.as_deref().map(Namespace::new).transpose()?;
-    let cache = assemble::cache(&arguments.settings.settings(matches)?)?;
+    let mut settings = arguments.settings.settings(matches)?;
+    // One search is over before a graph would be built.
+    settings.cache.search = SearchConfig { choice: PathChoice::Exact, ..SearchConfig::default() };
+    let cache = assemble::cache(&settings)?;
     let vectors = if texts.is_empty() {
         cache.stored_vectors(keys)?
     } else {
@@ -123,6 +126,7 @@ fn search(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Vec
         older_than: arguments.older_than.map(Duration::from_secs),
         newer_than: arguments.newer_than.map(Duration::from_secs),
         after: None,
+        exact: true,
     };
     let entry = |found: Found| {
         let mut entry =

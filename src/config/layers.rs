@@ -52,14 +52,15 @@ pub struct Layered {
 /// When a named file cannot be read, or a file is not valid TOML or holds an unknown setting or a wrong type.
 pub fn layer(arguments: &Typed, matches: &ArgMatches, file: Option<&Path>) -> Result<Layered, ConfigError> {
     let mut values = table_of(&super::defaults());
-    let mut origins: BTreeMap<String, Origin> = values.keys().map(|name| (name.clone(), Origin::Default)).collect();
+    let mut origins: BTreeMap<String, Origin> =
+        settings_of(values.clone()).into_iter().map(|(name, _)| (name, Origin::Default)).collect();
     if let Some((path, table)) = read(file)? {
-        for (name, value) in table {
+        for (name, value) in settings_of(table) {
             origins.insert(name.clone(), Origin::File(path.clone()));
-            values.insert(name, value);
+            put(&mut values, &name, value);
         }
     }
-    for (name, value) in table_of(arguments) {
+    for (name, value) in settings_of(table_of(arguments)) {
         let origin = match matches.value_source(&name) {
             Some(ValueSource::EnvVariable) => Origin::Variable,
             _ => Origin::Flag,
@@ -69,10 +70,39 @@ pub fn layer(arguments: &Typed, matches: &ArgMatches, file: Option<&Path>) -> Re
             _ => value,
         };
         origins.insert(name.clone(), origin);
-        values.insert(name, value);
+        put(&mut values, &name, value);
     }
     let typed = Typed::deserialize_table(values).map_err(ConfigError::Merged)?;
     Ok(Layered { typed, origins })
+}
+
+/// The tables whose keys are settings of their own, named `table.key`.
+pub const SECTIONS: [&str; 1] = ["search"];
+
+/// The settings of a table, those of its sections apart.
+fn settings_of(table: Table) -> Vec<(String, Value)> {
+    let mut settings = Vec::new();
+    for (name, value) in table {
+        match value {
+            Value::Table(section) if SECTIONS.contains(&name.as_str()) => {
+                settings.extend(section.into_iter().map(|(key, value)| (format!("{name}.{key}"), value)));
+            }
+            value => settings.push((name, value)),
+        }
+    }
+    settings
+}
+
+fn put(values: &mut Table, name: &str, value: Value) {
+    match name.split_once('.') {
+        None => drop(values.insert(name.to_owned(), value)),
+        Some((section, key)) => {
+            let section = values.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(section) = section {
+                section.insert(key.to_owned(), value);
+            }
+        }
+    }
 }
 
 /// The one of the file's `[[model]]` tables that a name on the command line means, with all it says.

@@ -12,9 +12,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use layers::{DEFAULT_FILE, Layered, Origin, layer};
+pub use layers::{DEFAULT_FILE, Layered, Origin, SECTIONS, layer};
 pub use models::{ModelSettings, TypedModel, TypedModels};
-pub use typed::{DeviceName, DurabilityName, LogFormat, PrecisionName, TokenInputsName, Typed, TypedPolicy};
+pub use typed::{
+    DeviceName, DurabilityName, LogFormat, PrecisionName, SearchPathName, TokenInputsName, Typed, TypedPolicy,
+    TypedSearch,
+};
 
 use crate::cache::ReuseTerms;
 use crate::cache::policy::{Policies, PolicyError, Rule, Terms};
@@ -89,6 +92,7 @@ pub fn defaults() -> Typed {
     let batch = batch::Config::default();
     let reuse = cache::ReuseConfig::default();
     let http = http::Config::default();
+    let search = cache::SearchConfig::default();
     Typed {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
         data_dir: Some("data".into()),
@@ -128,6 +132,11 @@ pub fn defaults() -> Typed {
         idle_timeout_seconds: Some(http.idle_timeout.as_secs_f64()),
         request_timeout_seconds: Some(http.request_timeout.as_secs_f64()),
         drain_timeout_seconds: Some(http.drain_timeout.as_secs_f64()),
+        search: TypedSearch {
+            enabled: Some(search.enabled),
+            path: Some(SearchPathName::Auto),
+            cache_bytes: Some(search.cache_bytes),
+        },
         log_format: Some(LogFormat::Text),
         log: Some("info".to_owned()),
         policies: BTreeMap::new(),
@@ -144,6 +153,11 @@ impl Settings {
         macro_rules! value {
             ($name:ident) => {
                 typed.$name.clone().or(defaults.$name.clone()).expect("every required setting has a default")
+            };
+        }
+        macro_rules! of_search {
+            ($name:ident) => {
+                typed.search.$name.or(defaults.search.$name).expect("every setting of searches has a default")
             };
         }
         macro_rules! at_least_one {
@@ -222,6 +236,11 @@ impl Settings {
             cache: cache::Config {
                 policies: policies(typed)?,
                 enabled: value!(cache_enabled),
+                search: cache::SearchConfig {
+                    enabled: of_search!(enabled),
+                    choice: of_search!(path).into(),
+                    cache_bytes: of_search!(cache_bytes),
+                },
                 reuse: cache::ReuseConfig {
                     folder: Some(value!(data_dir)),
                     texts_max: at_least_one!(reuse_texts_max),

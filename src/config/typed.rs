@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::models::TypedModels;
+use crate::cache::PathChoice;
 use crate::engine::{DeviceChoice, Precision};
 
 /// One setting per field: `--data-dir`, `VECMEMO_DATA_DIR` and `data_dir` in the file are the same.
@@ -288,6 +289,11 @@ pub struct Typed {
     )]
     pub drain_timeout_seconds: Option<f64>,
 
+    /// How nearest entries are found: the table `[search]`
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "TypedSearch::is_empty")]
+    pub search: TypedSearch,
+
     /// Log lines as text or JSON
     #[arg(long, env = "VECMEMO_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logs")]
     pub log_format: Option<LogFormat>,
@@ -300,6 +306,74 @@ pub struct Typed {
     #[arg(skip)]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub policies: BTreeMap<String, TypedPolicy>,
+}
+
+/// The table `[search]`: `path` there is `--search-path` and `VECMEMO_SEARCH_PATH`.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedSearch {
+    /// Whether entries can be searched for
+    #[arg(
+        id = "search.enabled",
+        long = "search-enabled",
+        env = "VECMEMO_SEARCH_ENABLED",
+        value_name = "BOOL",
+        help_heading = "Search",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+
+    /// How entries are found: by comparing all, by a graph, or by whichever is quicker
+    #[arg(
+        id = "search.path",
+        long = "search-path",
+        env = "VECMEMO_SEARCH_PATH",
+        value_name = "PATH",
+        help_heading = "Search"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<SearchPathName>,
+
+    /// Memory for the answers of searches that are asked again before anything changes; 0: none are kept
+    #[arg(
+        id = "search.cache_bytes",
+        long = "search-cache-bytes",
+        env = "VECMEMO_SEARCH_CACHE_BYTES",
+        value_name = "BYTES",
+        help_heading = "Search",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<usize>,
+}
+
+impl TypedSearch {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How entries are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SearchPathName {
+    /// By a graph where it is quicker, which finds 99 % of the nearest; else exactly
+    Auto,
+    /// By comparing all, always
+    Exact,
+    /// By a graph wherever it can answer, also where that is slower
+    Graph,
+}
+
+impl From<SearchPathName> for PathChoice {
+    fn from(name: SearchPathName) -> Self {
+        match name {
+            SearchPathName::Auto => Self::Auto,
+            SearchPathName::Exact => Self::Exact,
+            SearchPathName::Graph => Self::Graph,
+        }
+    }
 }
 
 /// A policy as it stands in the file.

@@ -190,6 +190,7 @@ impl Error {
                     code: "queue_full",
                     param: None,
                 },
+                Cache::SearchOff => invalid(StatusCode::FORBIDDEN, "search_off", None),
                 Cache::Search(_) => invalid(unprocessable, "invalid_search", None),
                 Cache::ShuttingDown => ours(StatusCode::SERVICE_UNAVAILABLE, "Unhealthy", "shutting_down"),
                 Cache::Busy { .. } => Facts {

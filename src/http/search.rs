@@ -47,9 +47,8 @@ pub(super) struct SearchRequest<'a> {
     /// Only entries whose cosine with the query is at least this: −1 to 1.
     #[schema(minimum = -1, maximum = 1)]
     min_similarity: Option<f32>,
-    /// Whether nothing but the exact answer will do. Every answer is exact now.
-    #[serde(rename = "exact")]
-    _exact: Option<bool>,
+    /// Whether nothing but the exact answer will do. Else a graph may answer, where it is quicker, and miss one in a hundred.
+    exact: Option<bool>,
     /// Only entries of this namespace; the default one's name is empty. Entries of all if it is not given.
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
@@ -79,9 +78,9 @@ pub(super) struct SearchRequest<'a> {
 pub(super) struct SearchAnswer {
     /// A list a query, best first.
     results: Vec<Vec<FoundEntry>>,
-    /// How it was found: `exact`.
+    /// How it was found: `exact`, or by a `graph` of neighbours, which may miss some.
     path: &'static str,
-    /// Where: `cpu`.
+    /// Where: `cpu`, `cuda` or `metal`.
     device: &'static str,
     /// For the next page of a single query; missing when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -268,6 +267,7 @@ impl SearchRequest<'_> {
             older_than: checked_age("older_than", self.older_than)?,
             newer_than: checked_age("newer_than", self.newer_than)?,
             after,
+            exact: self.exact.unwrap_or(false),
         })
     }
 }
@@ -304,7 +304,8 @@ fn answered(searched: Searched, count: usize, room: Room) -> Answered {
         searched.results.into_iter().map(|found| found.into_iter().map(entry).collect()).collect();
     let hits = results.iter().map(Vec::len).sum();
     let cursor = searched.next.map(written_cursor);
-    let answer = SearchAnswer { results, path: "exact", device: "cpu", cursor };
+    let path = searched.path;
+    let answer = SearchAnswer { results, path: path.method.name(), device: path.device.name(), cursor };
     let body = serde_json::to_vec(&answer).expect("plain fields are always written to memory");
     Answered::of(pipeline::reply("application/json", body, room), count, hits)
 }

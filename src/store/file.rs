@@ -40,6 +40,11 @@ pub(super) fn short_name(model: &ModelVersion) -> String {
     model.to_string()[..16].to_owned()
 }
 
+/// Where what others derive from a space is kept.
+pub(super) fn derived_for(space: &Path) -> PathBuf {
+    space.with_extension("derived")
+}
+
 /// Where a model's file is.
 pub(super) fn path_of(folder: &Path, model: &ModelVersion) -> PathBuf {
     folder.join(format!("{}.space", short_name(model)))

@@ -78,6 +78,13 @@ impl Folder {
         // The rows last: what is beside them is of no use without them, and not found again once they are gone.
         self.side()?.0.forget(&name)?;
         snapshot::remove(files, &space).map_err(StoreError::io("remove the table of", &space))?;
+        let derived = file::derived_for(&space);
+        match std::fs::remove_dir_all(&derived) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StoreError::Io { operation: "remove", path: derived, source });
+            }
+            _ => {}
+        }
         match files.remove(&space) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(StoreError::Io { operation: "remove", path: space, source: error });

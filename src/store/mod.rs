@@ -53,7 +53,7 @@ mod words;
 mod writer;
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use half::f16;
@@ -388,6 +388,12 @@ impl Store {
     /// Checks the checksums of the next entries, whether or not they have been read since open.
     pub fn scrub(&self, entries_max: usize) -> Scrubbed {
         self.core.scrub(entries_max)
+    }
+
+    /// A folder for what others derive from the entries, and can derive again; not made here. It goes when the model is deleted.
+    #[must_use]
+    pub fn derived(&self) -> PathBuf {
+        file::derived_for(&self.core.space.path)
     }
 
     /// The state of the store.

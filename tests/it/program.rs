@@ -91,6 +91,32 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
 }
 
 #[test]
+fn a_section_s_settings_are_laid_one_over_another() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("vecmemo.toml"), "[search]\npath = \"graph\"\ncache_bytes = 7\n").unwrap();
+    let mut command = vecmemo(folder.path());
+    command.args(["config", "--search-path", "exact"]).env("VECMEMO_SEARCH_CACHE_BYTES", "9");
+    let settings = succeed(&mut command);
+    let section = &settings[settings.find("\n[search]\n").unwrap()..];
+    for line in [
+        "# --search-enabled, VECMEMO_SEARCH_ENABLED; from: default\nenabled = true",
+        "# --search-path, VECMEMO_SEARCH_PATH; from: flag\npath = \"exact\"",
+        "# --search-cache-bytes, VECMEMO_SEARCH_CACHE_BYTES; from: variable\ncache_bytes = 9",
+    ] {
+        assert!(section.contains(line), "{line} in {settings}");
+    }
+    let again = folder.path().join("again.toml");
+    std::fs::write(&again, &settings).unwrap();
+    let again = succeed(vecmemo(folder.path()).args(["config", "--config", again.to_str().unwrap()]));
+    assert!(
+        again.contains("from: again.toml\npath = \"exact\"") || again.contains("again.toml\npath = \"exact\""),
+        "{again}"
+    );
+    std::fs::write(folder.path().join("vecmemo.toml"), "[search]\npaht = \"graph\"\n").unwrap();
+    assert!(fail(vecmemo(folder.path()).arg("config")).contains("paht"));
+}
+
+#[test]
 fn a_setting_that_makes_no_sense_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own.toml");

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -44,6 +45,88 @@ fn everything_that_was_answered_is_found_right_after_a_kill() {
         assert_eq!((status, &found["results"][0][0]["key"]), (200, &item["key"]));
     }
     assert!(server.log().contains("made the index of a first search entries=100"), "{}", server.log());
+}
+
+/// The graph's thread is killed with everything else: before it builds, while it does, while it saves, and after.
+#[test]
+fn a_kill_while_the_graph_is_built_or_saved_costs_no_answer() {
+    const TEXTS: usize = 1500;
+    let folder = tempfile::tempdir().unwrap();
+    let program = || {
+        let mut command = program(folder.path());
+        command.env("VECMEMO_SEARCH_PATH", "graph");
+        command
+    };
+    let texts: Vec<String> = (0..TEXTS).map(|number| format!("note {number} of {}", number * 31 % 977)).collect();
+    let search = json!({ "inputs": ["note 7", "of 81"], "k": 10 });
+    let exactly = json!({ "inputs": ["note 7", "of 81"], "k": 10, "exact": true });
+    let mut server = Server::run(program());
+    for texts in texts.chunks(500) {
+        let (status, answer) = server.post("/embed", &json!({ "inputs": texts }));
+        assert_eq!(status, 200, "{answer}");
+    }
+    let (_, expected) = server.post("/search", &exactly);
+    assert_eq!((&expected["path"], &expected["device"]), (&json!("exact"), &json!("cpu")));
+    server.kill();
+    for round in 0..8 {
+        let mut server = Server::run(program());
+        assert_eq!(server.post("/search", &exactly).1, expected, "{round}");
+        // So the kill comes a little later each time.
+        for _ in 0..round * round * 4 {
+            let (status, answer) = server.post("/search", &search);
+            assert_eq!((status, answer["results"][1].as_array().unwrap().len()), (200, 10), "{answer}");
+        }
+        server.kill();
+    }
+    // In the end it stands, and is taken from its file by the next.
+    let mut server = Server::run(program());
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while server.post("/search", &search).1["path"] != json!("graph") {
+        assert!(Instant::now() < deadline, "{}", server.log());
+    }
+    assert_eq!(server.post("/search", &exactly).1, expected);
+    assert_eq!(server.metric("vecmemo_index_graph_entries"), TEXTS as f64);
+    // What is being saved is saved.
+    assert!(server.stop().success());
+    let is_unfinished =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().to_string_lossy().ends_with(".new");
+    for folder in std::fs::read_dir(folder.path().join("data")).unwrap() {
+        let folder = folder.unwrap().path();
+        if folder.extension().is_some_and(|end| end == "derived") {
+            assert!(!std::fs::read_dir(folder).unwrap().any(is_unfinished));
+        }
+    }
+}
+
+#[test]
+fn a_repeated_search_is_answered_from_what_was_kept_until_something_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = program(folder.path());
+    command.env("VECMEMO_SEARCH_CACHE_BYTES", "1000000");
+    let server = Server::run(command);
+    server.post("/embed", &json!({ "inputs": texts() }));
+    let search = json!({ "inputs": ["document 7"], "k": 3 });
+    let first = server.post("/search", &search);
+    assert_eq!(server.post("/search", &search), first);
+    assert_eq!(server.metric("vecmemo_search_repeated_total"), 1.0);
+    // The nearest is another one now, and then is gone.
+    let (_, answer) = server.post("/embed?details=true", &json!({ "inputs": ["document 7"] }));
+    let key = &answer["items"][0]["key"];
+    let with = server.post("/search", &search);
+    assert_eq!(&with.1["results"][0][0]["key"], key);
+    server.post("/invalidate", &json!({ "keys": [key] }));
+    assert_eq!(server.post("/search", &search).1["results"], first.1["results"]);
+    assert_eq!(server.metric("vecmemo_search_repeated_total"), 1.0);
+}
+
+#[test]
+fn searches_can_be_switched_off() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("vecmemo.toml"), "[search]\nenabled = false\n").unwrap();
+    let server = Server::run(program(folder.path()));
+    let (status, answer) = server.post("/search", &json!({ "inputs": ["any"] }));
+    assert_eq!(status, 403, "{answer}");
+    assert!(answer["detail"].as_str().unwrap().contains("[search]"), "{answer}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ const QUERIES: usize = 200;
 /// What of the nearest walks have to find.
 const RECALL: f64 = 0.99;
 /// The part that a query has of its second row.
-const OTHER: f32 = 0.7;
+const OTHER: f32 = 0.65;
 /// The narrowest walk and the broadest.
 const BREADTHS: (u32, u32) = (12, 4096);
 

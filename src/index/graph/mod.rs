@@ -102,6 +102,17 @@ impl Segments {
     }
 }
 
+/// A search, as walks are given it.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    queries: &'a [Query<'a>],
+    rounded: &'a Rounded<'a>,
+    filter: &'a Filter<'a>,
+    /// About what share of the rows the filter keeps.
+    kept: f64,
+    rows: &'a dyn Rows,
+}
+
 impl Graph {
     /// A graph over the rows that `exact` scans, kept from [`Graph::start`] on.
     pub(super) fn new(exact: Arc<Exact>, options: GraphOptions) -> Self {
@@ -149,7 +160,9 @@ impl Graph {
     }
 
     /// The candidates of one query in all segments.
-    fn walk(&self, rounded: &Rounded<'_>, query: usize, k: usize, filter: &Filter<'_>, kept: f64) -> Candidates {
+    fn walk(&self, asking: &Asking<'_>, query: usize) -> Candidates {
+        let Asking { queries, rounded, filter, kept, .. } = *asking;
+        let k = queries[query].k;
         let mut notes = self.notes.lock().expect("no thread panics while it holds the notes").pop().unwrap_or_default();
         let mut found: Vec<(f32, u32)> = Vec::new();
         // Taken after the tail was scanned: what had left it by then is covered by one of these.
@@ -180,27 +193,19 @@ impl Graph {
         scan.into_iter().next().unwrap_or_default()
     }
 
-    /// The answers of some queries; `None` where the graph does not suffice.
-    fn answers(
-        &self,
-        queries: &[Query<'_>],
-        rounded: &Rounded<'_>,
-        tails: &[Candidates],
-        first: usize,
-        filter: &Filter<'_>,
-        kept: f64,
-        rows: &dyn Rows,
-    ) -> Vec<Option<Vec<Hit>>> {
-        let answer = |(at, (query, tail)): (usize, (&Query<'_>, &Candidates))| {
-            let walked = self.walk(rounded, first + at, query.k, filter, kept);
+    /// The answers of some of the queries, of which the first is the `first`; `None` where the graph does not suffice.
+    fn answers(&self, asking: &Asking<'_>, first: usize, tails: &[Candidates]) -> Vec<Option<Vec<Hit>>> {
+        let answer = |(query, tail): (usize, &Candidates)| {
+            let of_query = &asking.queries[query];
+            let walked = self.walk(asking, query);
             let least = walked.found.iter().map(|candidate| candidate.upper).fold(f32::INFINITY, f32::min);
-            let candidates = Selection::of(query, tail.found.iter().chain(&walked.found).copied().collect());
-            let hits = settle(query, candidates, rows)?;
+            let candidates = Selection::of(of_query, tail.found.iter().chain(&walked.found).copied().collect());
+            let hits = settle(of_query, candidates, asking.rows)?;
             // With fewer than wanted, walks must have come to rows that are not similar enough.
-            let is_whole = hits.len() == query.k || query.min_similarity.is_some_and(|min| least < min);
+            let is_whole = hits.len() == of_query.k || of_query.min_similarity.is_some_and(|min| least < min);
             is_whole.then_some(hits)
         };
-        queries.iter().zip(tails).enumerate().map(answer).collect()
+        (first..).zip(tails).map(answer).collect()
     }
 }
 
@@ -237,8 +242,9 @@ impl Searcher for Graph {
         let scanned = Instant::now();
         let threads = (queries.len() / THREAD_QUERIES).clamp(1, self.exact.threads_max);
         let share = queries.len().div_ceil(threads).max(1);
-        let work = |(at, (queries, tails))| self.answers(queries, &rounded, tails, at * share, filter, kept, rows);
-        let mut shares = queries.chunks(share).zip(tails.chunks(share)).enumerate();
+        let asking = Asking { queries, rounded: &rounded, filter, kept, rows };
+        let work = |(at, tails): (usize, &[Candidates])| self.answers(&asking, at * share, tails);
+        let mut shares = tails.chunks(share).enumerate();
         let answers: Vec<Option<Vec<Hit>>> = thread::scope(|scope| {
             let mine = shares.next();
             let others: Vec<_> = shares.map(|share| scope.spawn(move || work(share))).collect();

@@ -46,13 +46,16 @@ pub(super) struct Block<'a> {
     pub(super) next: &'a [u16],
 }
 
-/// The function of one instruction set.
+/// Products of rows that lie apart: a matrix, which of its rows, a query, what comes of it.
+type Gather = unsafe fn(&[i8], &[u32], &[i16], &mut [i32; BLOCK_ROWS]);
+
+/// The functions of one instruction set.
 pub(super) struct Kernel {
     /// Its name, such as `avx2`.
     #[cfg_attr(not(test), expect(dead_code, reason = "tests name the kernel that fails"))]
     pub(super) name: &'static str,
     multiply: unsafe fn(Block<'_>, &[i16], &mut [[i32; BLOCK_ROWS]]),
-    gather: unsafe fn(&[i8], &[u32], &[i16], &mut [i32; BLOCK_ROWS]),
+    gather: Gather,
     pair: unsafe fn(&[i8], &[i8]) -> i32,
 }
 
