@@ -1,4 +1,5 @@
-//! How fast is the exact search beside faiss, usearch and numpy, on the same rows and threads, and is it exact?
+//! How fast is the search beside faiss, usearch and numpy, on the same rows and threads, and what does it find? The exact one here, the
+//! graph in `graph.rs`, which also draws `docs/search.svg`.
 //!
 //! ```text
 //! cargo bench --bench search_peers -- PYTHON [rounds] [threads]
@@ -11,6 +12,9 @@
 //! round after round; figures are medians of the rounds, ratios medians of each round's ratio.
 
 #![allow(missing_docs, clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a bench")]
+
+mod graph;
+mod repeated;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -124,19 +128,14 @@ impl Held {
 
     fn index(&self, threads: usize) -> Index {
         let index = Index::new(DIMS).with_threads_max(NonZero::new(threads).unwrap());
-        for at in 0..self.0.len() / DIMS {
-            let row = Row {
-                place: at as u32,
-                key: key(at),
-                sequence: at as u64,
-                namespace: 0,
-                created: 0,
-                expires: None,
-                unit: self.row(at),
-            };
-            index.set(row);
-        }
+        (0..self.0.len() / DIMS).for_each(|at| self.set(&index, at));
         index
+    }
+
+    /// Puts a row into an index.
+    fn set(&self, index: &Index, at: usize) {
+        let (place, key, sequence) = (at as u32, key(at), at as u64);
+        index.set(Row { place, key, sequence, namespace: 0, created: 0, expires: None, unit: self.row(at) });
     }
 }
 
@@ -153,21 +152,31 @@ fn search(index: &Index, held: &Held, queries: &[f32], filter: &Filter<'_>) -> V
     found.iter().map(|hits| hits.iter().map(|hit| place(&hit.key)).collect()).collect()
 }
 
-/// The share of the true ten nearest, by f64 over all rows, that were found; one as near as the tenth counts.
-fn recall(held: &Held, queries: &[f32], found: &[Vec<usize>]) -> f64 {
+fn dot(query: &[f32], row: &[f32]) -> f64 {
+    query.iter().zip(row).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+/// For each query how similar the tenth nearest row is, by f64 over all rows.
+fn tenths(held: &Held, queries: &[f32]) -> Vec<f64> {
     let wide: Vec<f32> = held.0.to_f32_vec();
-    let dot = |query: &[f32], place: usize| -> f64 {
-        query.iter().zip(&wide[place * DIMS..][..DIMS]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    let tenth = |query: &[f32]| {
+        let mut all: Vec<f64> = wide.chunks_exact(DIMS).map(|row| dot(query, row)).collect();
+        *all.select_nth_unstable_by(K - 1, |a, b| b.total_cmp(a)).1
+    };
+    queries.chunks_exact(DIMS).map(tenth).collect()
+}
+
+/// The share of the true ten nearest that were found; one as near as the tenth counts.
+fn recall(held: &Held, queries: &[f32], tenths: &[f64], found: &[Vec<usize>]) -> f64 {
+    let is_near = |query: &[f32], tenth: f64, place: usize| {
+        // f32's sums and f64's part in the seventh digit.
+        dot(query, &held.row(place).to_f32_vec()) >= tenth - 1e-6
     };
     let right: usize = queries
         .chunks_exact(DIMS)
+        .zip(tenths)
         .zip(found)
-        .map(|(query, found)| {
-            let mut all: Vec<f64> = (0..wide.len() / DIMS).map(|place| dot(query, place)).collect();
-            let (_, &mut tenth, _) = all.select_nth_unstable_by(K - 1, |a, b| b.total_cmp(a));
-            // f32's sums and f64's part in the seventh digit.
-            found.iter().filter(|&&place| dot(query, place) >= tenth - 1e-6).count()
-        })
+        .map(|((query, &tenth), found)| found.iter().filter(|&&place| is_near(query, tenth, place)).count())
         .sum();
     right as f64 / (found.len() * K) as f64
 }
@@ -284,7 +293,8 @@ fn main() {
     );
     let found: Vec<Vec<usize>> =
         queries.chunks(32 * DIMS).flat_map(|batch| search(&index, &held, batch, &Filter::all(0))).collect();
-    println!("recall@{K} of {} queries against f64: {:.6}", found.len(), recall(&held, &queries, &found));
+    let tenths = tenths(&held, &queries);
+    println!("recall@{K} of {} queries against f64: {:.6}", found.len(), recall(&held, &queries, &tenths, &found));
 
     let kept: Vec<u32> = (0..ROWS as u32).filter(|place| *place as usize % KEPT_ONE_IN == 7).collect();
     let filtered = Filter { places: Some(&kept), ..Filter::all(0) };
@@ -338,7 +348,10 @@ fn main() {
             );
         }
     }
-    drop((peer, index));
+    drop(index);
+    graph::measure(&held, &queries, &tenths, peer.as_mut(), rounds, threads, &folder);
+    repeated::measure(&held, &queries, rounds);
+    drop(peer);
 
     let mut state = 1u64;
     let mut noisy = |value: &f16| {

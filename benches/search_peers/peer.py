@@ -8,19 +8,61 @@ Rows are raw little-endian f16, queries raw f32, both of length one. Answers req
     {"peer": "faiss|usearch|numpy", "first": q, "count": n, "k": k}   -> {"seconds": s, "found": [[row, ...], ...]}
     {"peer": "faiss", "kept": [row, ...], ...}                        -> the same, among those rows only
 
-All are exact: faiss IndexScalarQuantizer QT_fp16 by inner product, usearch `search(exact=True)` over f16, numpy's f32 product
-and argpartition; filtered: faiss with a selector over the batch of rows (usearch's Python package has no filter).
+    {"peer": "graph", "expansion": e, ...}                            -> the same, by one usearch f16 graph
+    {"peer": "graph", "memory": true}                                 -> {"seconds": 0, "found": bytes}
+    {"draw": FILE.svg, "curves": {name: [[recall, queries a second], ...]}, "note": text}
 
-Needs: numpy, faiss-cpu, usearch (the figures in README.md: numpy 2.4.6, faiss-cpu 1.15.1, usearch 2.26.6).
+All but the graph are exact: faiss IndexScalarQuantizer QT_fp16 by inner product, usearch `search(exact=True)` over f16, numpy's f32 product
+and argpartition; filtered: faiss with a selector over the batch of rows (usearch's Python package has no filter). The graph is
+usearch's with connectivity 16 and expansion 128, made once and kept beside the rows.
+
+Needs: numpy, faiss-cpu, usearch, matplotlib (the figures in README.md: numpy 2.4.6, faiss-cpu 1.15.1, usearch 2.26.6).
 """
 
 import json
+import pathlib
 import sys
 import time
 
 import faiss
 import numpy
-from usearch.index import MetricKind, search
+from usearch.index import Index, MetricKind, search
+
+
+def draw(path, curves, note):
+    """Queries a second against recall, a line a way."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    # The same file for the same figures, with letters that can be searched for.
+    matplotlib.rcParams.update({"svg.hashsalt": "search", "svg.fonttype": "none", "font.family": "sans-serif"})
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for (name, points), marker in zip(curves.items(), "osD^v"):
+        points = sorted(points)
+        axes.plot([recall for recall, _ in points], [rate for _, rate in points], marker=marker, markersize=4, label=name)
+    axes.set_yscale("log")
+    axes.set_xlim(0.8, 1.005)
+    axes.set_xlabel("recall@10")
+    axes.set_ylabel("queries a second")
+    axes.set_title(note, fontsize=9)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def graph_of(path, rows, threads):
+    """usearch's graph over the rows, from its file if there is one."""
+    file = pathlib.Path(path).with_name("peer-graph.usearch")
+    index = Index(ndim=rows.shape[1], metric=MetricKind.IP, dtype="f16", connectivity=16, expansion_add=128)
+    if file.exists():
+        index.load(str(file))
+    if len(index) != len(rows):
+        index.reset()
+        index.add(numpy.arange(len(rows), dtype=numpy.uint64), rows, threads=threads)
+        index.save(str(file))
+    return index
 
 
 def main():
@@ -50,12 +92,27 @@ def main():
         chosen = faiss.IDSelectorBatch(numpy.asarray(kept, dtype=numpy.int64))
         return flat.search(queries[of], k, params=faiss.SearchParameters(sel=chosen))[1]
 
-    peers = {"numpy": by_numpy, "usearch": by_usearch, "faiss": by_faiss}
+    graph = None
+
+    def by_graph(of, k, expansion):
+        graph.expansion_search = expansion
+        return graph.search(halves[of], k, threads=threads).keys.reshape(len(halves[of]), k)
+
+    peers = {"graph": by_graph, "numpy": by_numpy, "usearch": by_usearch, "faiss": by_faiss}
     print(json.dumps({"numpy": numpy.__version__, "faiss": faiss.__version__}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
+        if "draw" in asked:
+            draw(asked["draw"], asked["curves"], asked["note"])
+            print(json.dumps({"seconds": 0, "found": []}), flush=True)
+            continue
+        if asked["peer"] == "graph" and graph is None:
+            graph = graph_of(path, rows, threads)
+        if "memory" in asked:
+            print(json.dumps({"seconds": 0, "found": graph.memory_usage}), flush=True)
+            continue
         of = slice(asked["first"], asked["first"] + asked["count"])
-        others = {"kept": asked["kept"]} if "kept" in asked else {}
+        others = {name: asked[name] for name in ("kept", "expansion") if name in asked}
         started = time.perf_counter()
         found = peers[asked["peer"]](of, asked["k"], **others)
         seconds = time.perf_counter() - started
