@@ -63,7 +63,7 @@ use crate::domain::{
 use crate::store::{Ages, Entry, NewEntry, Store};
 
 pub use crate::batch::Token;
-pub use crate::index::{Choice as PathChoice, Cursor, Device, HITS_MAX, Method, Path};
+pub use crate::index::{Choice as PathChoice, Cursor, Device, DeviceChoice as SearchDevice, HITS_MAX, Method, Path};
 pub use crate::reuse::{Refusal, Terms as ReuseTerms};
 pub use catalogue::{Catalogue, CatalogueError, ChangeError, Served};
 pub use error::Error;
@@ -132,7 +132,12 @@ pub struct Config {
 impl Default for Config {
     /// Entries live for ever, and the cache is on.
     fn default() -> Self {
-        Self { policies: Policies::default(), enabled: true, search: SearchConfig::default(), reuse: ReuseConfig::default() }
+        Self {
+            policies: Policies::default(),
+            enabled: true,
+            search: SearchConfig::default(),
+            reuse: ReuseConfig::default(),
+        }
     }
 }
 

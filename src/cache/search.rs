@@ -19,7 +19,9 @@ use serde::Serialize;
 use super::repeated::{Asked, Repeated};
 use super::{Error, Shared};
 use crate::domain::{Key, Namespace};
-use crate::index::{Choice, Cursor, Device, Filter, GraphOptions, Hit, Index, Method, Path, Query, Row, Rows};
+use crate::index::{
+    Choice, Cursor, Device, DeviceChoice, Filter, GraphOptions, Hit, Index, Method, Path, Query, Row, Rows,
+};
 use crate::store::{Entry, Selector, Store, Watcher};
 
 /// The fewest rows that a graph is made of when it is wanted wherever it can be.
@@ -32,14 +34,16 @@ pub struct SearchConfig {
     pub enabled: bool,
     /// By comparing all entries, by a graph, or by whichever is quicker.
     pub choice: Choice,
+    /// What computes.
+    pub device: DeviceChoice,
     /// The most bytes of answers kept for searches that are repeated; none if 0.
     pub cache_bytes: usize,
 }
 
 impl Default for SearchConfig {
-    /// Whichever is quicker, and nothing kept.
+    /// Whichever is quicker, on whichever device is, and nothing kept.
     fn default() -> Self {
-        Self { enabled: true, choice: Choice::Auto, cache_bytes: 0 }
+        Self { enabled: true, choice: Choice::Auto, device: DeviceChoice::Auto, cache_bytes: 0 }
     }
 }
 
@@ -130,9 +134,17 @@ impl Searchable {
     }
 
     fn empty(&self, store: &Store) -> Index {
-        let index = Index::new(store.info().dims).with_choice(self.config.choice);
-        let rows_min = (self.config.choice == Choice::Graph).then_some(GRAPH_ROWS_MIN);
-        match self.config.choice {
+        let SearchConfig { choice, device, .. } = self.config;
+        let dims = store.info().dims;
+        // It was tried at the start; it may have gone since.
+        let with_device = Index::new(dims).with_device(device);
+        let index = with_device.unwrap_or_else(|error| {
+            tracing::error!(%error, "the processor searches");
+            Index::new(dims)
+        });
+        let index = index.with_choice(choice);
+        let rows_min = (choice == Choice::Graph).then_some(GRAPH_ROWS_MIN);
+        match choice {
             Choice::Exact => index,
             Choice::Auto | Choice::Graph => index.with_graph(GraphOptions { folder: Some(store.derived()), rows_min }),
         }

@@ -26,6 +26,9 @@ pub(super) fn catalogue(settings: &Settings) -> anyhow::Result<Catalogue> {
     let residents = Residents::new(settings.models_memory_bytes_max);
     let mut caches = Vec::with_capacity(settings.models.len());
     let mut seen: Vec<ModelCard> = Vec::new();
+    if settings.cache.search.enabled {
+        settings.cache.search.device.check().context("searches (choose another device with --search-device)")?;
+    }
     for model in &settings.models {
         let described = describe(model)?;
         let card = described.card.clone();

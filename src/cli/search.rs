@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, about};
 use super::{SettingsArguments, assemble};
-use crate::cache::{Found, HITS_MAX, Inputs, PathChoice, Request, Search, SearchConfig};
+use crate::cache::{Found, HITS_MAX, Inputs, PathChoice, Request, Search, SearchConfig, SearchDevice};
 use crate::domain::{Key, Namespace};
 
 #[derive(clap::Args)]
@@ -104,8 +104,9 @@ fn search(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Vec
     let Arguments { texts, keys, tags, .. } = arguments;
     let namespace = arguments.namespace.as_deref().map(Namespace::new).transpose()?;
     let mut settings = arguments.settings.settings(matches)?;
-    // One search is over before a graph would be built.
-    settings.cache.search = SearchConfig { choice: PathChoice::Exact, ..SearchConfig::default() };
+    // One search is over before a graph would be built, or a GPU had the rows.
+    let (choice, device) = (PathChoice::Exact, SearchDevice::Cpu);
+    settings.cache.search = SearchConfig { choice, device, ..SearchConfig::default() };
     let cache = assemble::cache(&settings)?;
     let vectors = if texts.is_empty() {
         cache.stored_vectors(keys)?

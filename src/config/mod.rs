@@ -15,8 +15,8 @@ use std::time::Duration;
 pub use layers::{DEFAULT_FILE, Layered, Origin, SECTIONS, layer};
 pub use models::{ModelSettings, TypedModel, TypedModels};
 pub use typed::{
-    DeviceName, DurabilityName, LogFormat, PrecisionName, SearchPathName, TokenInputsName, Typed, TypedPolicy,
-    TypedSearch,
+    DeviceName, DurabilityName, LogFormat, PrecisionName, SearchDeviceName, SearchPathName, TokenInputsName, Typed,
+    TypedPolicy, TypedSearch,
 };
 
 use crate::cache::ReuseTerms;
@@ -135,6 +135,7 @@ pub fn defaults() -> Typed {
         search: TypedSearch {
             enabled: Some(search.enabled),
             path: Some(SearchPathName::Auto),
+            device: Some(SearchDeviceName::Auto),
             cache_bytes: Some(search.cache_bytes),
         },
         log_format: Some(LogFormat::Text),
@@ -239,6 +240,7 @@ impl Settings {
                 search: cache::SearchConfig {
                     enabled: of_search!(enabled),
                     choice: of_search!(path).into(),
+                    device: of_search!(device).into(),
                     cache_bytes: of_search!(cache_bytes),
                 },
                 reuse: cache::ReuseConfig {

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::models::TypedModels;
-use crate::cache::PathChoice;
+use crate::cache::{PathChoice, SearchDevice};
 use crate::engine::{DeviceChoice, Precision};
 
 /// One setting per field: `--data-dir`, `VECMEMO_DATA_DIR` and `data_dir` in the file are the same.
@@ -335,6 +335,17 @@ pub struct TypedSearch {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<SearchPathName>,
 
+    /// What searches: `auto`, `cpu`, `cuda`, `metal`, or `cpu-as-gpu` to try out a GPU's way where there is none
+    #[arg(
+        id = "search.device",
+        long = "search-device",
+        env = "VECMEMO_SEARCH_DEVICE",
+        value_name = "DEVICE",
+        help_heading = "Search"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<SearchDeviceName>,
+
     /// Memory for the answers of searches that are asked again before anything changes; 0: none are kept
     #[arg(
         id = "search.cache_bytes",
@@ -364,6 +375,34 @@ pub enum SearchPathName {
     Exact,
     /// By a graph wherever it can answer, also where that is slower
     Graph,
+}
+
+/// What searches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SearchDeviceName {
+    /// The CPU, or a GPU this program was built for and finds, whichever is quicker
+    Auto,
+    /// The CPU
+    Cpu,
+    /// An NVIDIA GPU, wherever it can answer
+    Cuda,
+    /// An Apple GPU, wherever it can answer
+    Metal,
+    /// The CPU as it would be a GPU: slower, to try it out
+    CpuAsGpu,
+}
+
+impl From<SearchDeviceName> for SearchDevice {
+    fn from(name: SearchDeviceName) -> Self {
+        match name {
+            SearchDeviceName::Auto => Self::Auto,
+            SearchDeviceName::Cpu => Self::Cpu,
+            SearchDeviceName::Cuda => Self::Cuda,
+            SearchDeviceName::Metal => Self::Metal,
+            SearchDeviceName::CpuAsGpu => Self::CpuAsGpu,
+        }
+    }
 }
 
 impl From<SearchPathName> for PathChoice {

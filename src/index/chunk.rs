@@ -218,6 +218,34 @@ impl Chunk {
         }
     }
 
+    /// Sets the bit of each row that the filter admits, as far as the words go.
+    pub(super) fn admit(&self, filter: &Filter<'_>, first: usize, words: &mut [u32]) {
+        const WORD: usize = u32::BITS as usize;
+        if let Some(places) = filter.places {
+            for at in places_of(places, first).iter().map(|&place| place as usize - first) {
+                if let Some(word) = words.get_mut(at / WORD) {
+                    *word |= u32::from(self.facts_at(at, filter).is_some()) << (at % WORD);
+                }
+            }
+            return;
+        }
+        for (word, validity) in words.iter_mut().zip(self.validity.chunks(WORD)) {
+            for (bit, validity) in validity.iter().enumerate() {
+                *word |= u32::from(validity.admits(filter)) << bit;
+            }
+        }
+    }
+
+    /// What is in the place.
+    pub(super) fn found(&self, at: usize) -> Option<Facts> {
+        self.at(at)
+    }
+
+    /// What is in the place, if the filter, its places apart, admits it.
+    pub(super) fn facts_at(&self, at: usize, filter: &Filter<'_>) -> Option<Facts> {
+        self.validity.get(at).is_some_and(|validity| validity.admits(filter)).then(|| self.facts[at])
+    }
+
     pub(super) fn facts(&self, row: u16) -> Facts {
         self.facts[usize::from(row)]
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use super::Row;
-use super::chunk::{CHUNK_ROWS, Change, Chunk, Cover};
+use super::chunk::{CHUNK_ROWS, Change, Chunk, Cover, Facts};
 use super::codes::stride;
 use super::query::Filter;
 
@@ -143,6 +143,33 @@ impl Matrix {
     /// The chunks there are now.
     pub(super) fn chunks(&self) -> Vec<Arc<RwLock<Chunk>>> {
         self.read().clone()
+    }
+
+    /// The sequence number of the row in a place.
+    pub(super) fn sequence_at(&self, place: u32) -> Option<u64> {
+        let lock = self.read().get(place as usize / CHUNK_ROWS).cloned()?;
+        let chunk = lock.read().expect("no thread panics while it holds a chunk");
+        chunk.found(place as usize % CHUNK_ROWS).map(|facts| facts.sequence)
+    }
+
+    /// What is in these places, where the filter, its places apart, admits it.
+    pub(super) fn facts_of(&self, places: &[u32], filter: &Filter<'_>) -> Vec<Option<Facts>> {
+        let chunks = self.read();
+        let of = |&place: &u32| {
+            let lock = chunks.get(place as usize / CHUNK_ROWS)?;
+            let chunk = lock.read().expect("no thread panics while it holds a chunk");
+            chunk.facts_at(place as usize % CHUNK_ROWS, filter)
+        };
+        places.iter().map(of).collect()
+    }
+
+    /// Sets the bit of each row that the filter admits, as far as the words go.
+    pub(super) fn admit(&self, filter: &Filter<'_>, words: &mut [u32]) {
+        let of_chunks = words.chunks_mut(CHUNK_ROWS / u32::BITS as usize);
+        for (number, (lock, words)) in self.chunks().iter().zip(of_chunks).enumerate() {
+            let chunk = lock.read().expect("no thread panics while it holds a chunk");
+            chunk.admit(filter, number * CHUNK_ROWS, words);
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<RwLock<Chunk>>>> {

@@ -12,16 +12,19 @@
 //!           graph/          walks, and a scan of what is fresh                      codes.rs      bounds
 //!           selection.rs    who may be in the answer
 //!           rescore.rs      who is: by the rows themselves
+//!        ─► device/         the same on a GPU, if one was chosen: its scores say who may be
 //! ```
 //!
 //! Promises: an exact answer is what comparing the query with every row would give, ties and all, by [`similarity`], which is the
 //! same to the bit on every processor; every answer's similarities are. A row that was set before a search began, and stays, is
-//! seen by it. Rows are set and cleared while searches run; neither waits for more than a chunk.
+//! seen by it. Rows are set and cleared while searches run; neither waits for more than a chunk, or for a GPU that is
+//! 64 MiB of rows behind.
 //!
 //! Never: keeps a row in full, reads a file but its graph's own, knows what a store is, finds a row that is zero or not finite.
 
 mod chunk;
 mod codes;
+mod device;
 mod exact;
 mod graph;
 mod kernel;
@@ -33,6 +36,7 @@ mod scan;
 mod searcher;
 mod selection;
 
+pub use device::{DeviceChoice, DeviceError};
 pub use graph::{GraphFigures, GraphOptions};
 pub use query::{Cursor, Filter, HITS_MAX, Hit, Query, Rows, SearchError};
 pub use rescore::similarity;
@@ -136,7 +140,6 @@ impl Index {
 
     /// As it is, with another searcher, before the first row.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "devices bring searchers"))]
     pub(crate) fn with_searcher(mut self, searcher: Box<dyn Searcher>) -> Self {
         self.others.push(searcher);
         self
@@ -296,6 +299,9 @@ impl Index {
             .collect();
         if choice == Choice::Graph && all.iter().any(|(_, searcher)| searcher.path().method == Method::Graph) {
             all.retain(|(_, searcher)| searcher.path().method == Method::Graph);
+        }
+        if let Some((_, preferred)) = all.iter().find(|(_, searcher)| searcher.preferred()) {
+            return *preferred;
         }
         all.sort_by(|a, b| a.0.total_cmp(&b.0));
         match all.as_slice() {

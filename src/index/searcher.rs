@@ -131,6 +131,11 @@ pub(crate) trait Searcher: Send + Sync {
     /// Whether it can answer this.
     fn serves(&self, asked: &Asked<'_>) -> bool;
 
+    /// Whether it answers whatever it serves, however long it takes.
+    fn preferred(&self) -> bool {
+        false
+    }
+
     /// How long it would take, by what its searches have taken; `None` as long as it has not been measured, and is to be tried.
     fn estimate(&self, asked: &Asked<'_>) -> Option<Duration>;
 

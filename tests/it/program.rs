@@ -117,6 +117,13 @@ fn a_section_s_settings_are_laid_one_over_another() {
 }
 
 #[test]
+fn a_search_device_that_is_not_there_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = fail(vecmemo(folder.path()).args(["serve", "--listen", "127.0.0.1:0", "--search-device", "metal"]));
+    assert!(message.contains("--search-device") && message.contains("metal"), "{message}");
+}
+
+#[test]
 fn a_setting_that_makes_no_sense_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own.toml");

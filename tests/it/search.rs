@@ -120,6 +120,33 @@ fn a_repeated_search_is_answered_from_what_was_kept_until_something_changes() {
 }
 
 #[test]
+fn a_device_answers_what_the_processor_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let on = |device: &str| {
+        let mut command = program(folder.path());
+        command.env("VECMEMO_SEARCH_DEVICE", device);
+        Server::run(command)
+    };
+    let search = json!({ "inputs": ["document 7", "of many"], "k": 20 });
+    let mut answers = Vec::new();
+    for device in ["cpu", "cpu-as-gpu"] {
+        let server = on(device);
+        server.post("/embed", &json!({ "inputs": texts() }));
+        let all = server.post("/search", &search);
+        let some = server.post("/search", &json!({ "vectors": [vec![1.0; 384]], "min_similarity": 0.01 }));
+        // What is gone is gone there too, and what comes is there.
+        server.post("/invalidate", &json!({ "inputs": [texts()[7]] }));
+        let fewer = server.post("/search", &search);
+        server.post("/embed", &json!({ "inputs": [texts()[7]] }));
+        assert_eq!(server.post("/search", &search).1["results"], all.1["results"]);
+        assert_eq!(server.metric("vecmemo_search_device_faults_total"), 0.0);
+        // Cursors count what was written before.
+        answers.push([all, some, fewer].map(|(status, answer)| (status, answer["results"].clone())));
+    }
+    assert_eq!(answers[0], answers[1]);
+}
+
+#[test]
 fn searches_can_be_switched_off() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("vecmemo.toml"), "[search]\nenabled = false\n").unwrap();

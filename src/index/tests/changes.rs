@@ -96,9 +96,16 @@ impl Rows for Living {
 /// the keys stay as they are: those are in every answer. The last one that was set is found by the next search.
 #[test]
 fn searches_beside_changes_see_whole_rows_and_all_that_stay() {
-    const DIMS: usize = 16;
+    search_beside_changes(Index::new(DIMS));
+}
+
+/// How many values the rows of [`search_beside_changes`] have.
+pub(in crate::index) const DIMS: usize = 16;
+
+/// Searches an empty index while rows come and go, and looks at what it answers.
+pub(in crate::index) fn search_beside_changes(index: Index) {
     let vector_of = |number: u32, sequence: u64| Numbers(u64::from(number) << 32 | sequence).unit(DIMS);
-    let (index, store) = (Index::new(DIMS), Living(Mutex::default()));
+    let store = Living(Mutex::default());
     let set = |number: u32, sequence: u64| {
         let unit = halves(&vector_of(number, sequence));
         store.0.lock().unwrap().rows.insert(key(number), (sequence, unit.clone()));

@@ -1,7 +1,7 @@
 //! Answers against those of comparing with every row.
 
 mod bounds;
-mod changes;
+pub(super) mod changes;
 mod choice;
 mod graph;
 
@@ -15,8 +15,8 @@ use super::*;
 
 /// Rows by key, as a store would have them.
 #[derive(Default)]
-struct Store {
-    rows: HashMap<Key, (u64, Vec<f16>)>,
+pub(super) struct Store {
+    pub(super) rows: HashMap<Key, (u64, Vec<f16>)>,
 }
 
 impl Rows for Store {
@@ -30,22 +30,22 @@ impl Rows for Store {
     }
 }
 
-fn key(number: u32) -> Key {
+pub(super) fn key(number: u32) -> Key {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
     Key::from_bytes(bytes)
 }
 
 /// Numbers that look random, between −1 and 1, the same every time.
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn next(&mut self) -> f32 {
+    pub(super) fn next(&mut self) -> f32 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    fn unit(&mut self, dims: usize) -> Vec<f32> {
+    pub(super) fn unit(&mut self, dims: usize) -> Vec<f32> {
         let values: Vec<f32> = (0..dims).map(|_| self.next()).collect();
         unit(&values)
     }
@@ -56,18 +56,18 @@ fn unit(values: &[f32]) -> Vec<f32> {
     values.iter().map(|value| value / length).collect()
 }
 
-fn halves(values: &[f32]) -> Vec<f16> {
+pub(super) fn halves(values: &[f32]) -> Vec<f16> {
     values.iter().map(|&value| f16::from_f32(value)).collect()
 }
 
-fn row(place: u32, unit: &[f16]) -> Row<'_> {
+pub(super) fn row(place: u32, unit: &[f16]) -> Row<'_> {
     let expires = place.is_multiple_of(5).then_some(100 + place % 7);
     let (namespace, created) = (place % 3, 10 * (place % 11));
     Row { place, key: key(place), sequence: u64::from(place) + 1, namespace, created, expires, unit }
 }
 
 /// Rows in two kinds of clusters: loose ones, and copies of which some differ in the last bit of a value.
-fn clustered(rows: usize, dims: usize, numbers: &mut Numbers) -> Vec<Vec<f16>> {
+pub(super) fn clustered(rows: usize, dims: usize, numbers: &mut Numbers) -> Vec<Vec<f16>> {
     let centers: Vec<Vec<f32>> = (0..rows.div_ceil(40)).map(|_| numbers.unit(dims)).collect();
     let mut all = Vec::new();
     for at in 0..rows {
@@ -80,7 +80,11 @@ fn clustered(rows: usize, dims: usize, numbers: &mut Numbers) -> Vec<Vec<f16>> {
 }
 
 fn filled(rows: &[Vec<f16>]) -> (Index, Store) {
-    let index = Index::new(rows[0].len());
+    filled_in(Index::new(rows[0].len()), rows)
+}
+
+/// These rows, in an index that has none.
+pub(super) fn filled_in(index: Index, rows: &[Vec<f16>]) -> (Index, Store) {
     let mut store = Store::default();
     for (place, values) in rows.iter().enumerate() {
         let row = row(place as u32, values);
@@ -91,7 +95,7 @@ fn filled(rows: &[Vec<f16>]) -> (Index, Store) {
 }
 
 /// What every answer must be: all rows, compared one by one.
-fn compared(rows: &[Vec<f16>], query: &Query<'_>, filter: &Filter<'_>) -> Vec<(f32, Key)> {
+pub(super) fn compared(rows: &[Vec<f16>], query: &Query<'_>, filter: &Filter<'_>) -> Vec<(f32, Key)> {
     let mut all = Vec::new();
     for (place, values) in rows.iter().enumerate() {
         let row = row(place as u32, values);
@@ -114,7 +118,7 @@ fn compared(rows: &[Vec<f16>], query: &Query<'_>, filter: &Filter<'_>) -> Vec<(f
     all
 }
 
-fn seen(hits: &[Hit]) -> Vec<(f32, Key)> {
+pub(super) fn seen(hits: &[Hit]) -> Vec<(f32, Key)> {
     hits.iter().map(|hit| (hit.similarity, hit.key)).collect()
 }
 

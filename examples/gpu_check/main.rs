@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use vecmemo::domain::{Truncation, TruncationDirection};
 use vecmemo::engine::{self, DeviceChoice, Model, Options, Precision, Sources};
 
-#[path = "../tests/it/support/golden.rs"]
+#[path = "../../tests/it/support/golden.rs"]
 #[allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "shared with the tests")]
 mod golden;
+mod search;
 
 /// How many texts of the fixture are computed at once: what the service's batches would hold with a GPU.
 const TEXTS_AT_ONCE: usize = 1024;
@@ -29,6 +30,8 @@ enum Command {
     Pack { from: PathBuf, to: PathBuf },
     /// Measure on a device
     Measure(Measure),
+    /// Search on a device
+    Search(search::Search),
 }
 
 #[derive(clap::Args)]
@@ -67,6 +70,7 @@ fn main() -> Result<()> {
     match Command::parse() {
         Command::Pack { from, to } => pack(&from, &to),
         Command::Measure(measure) => writeln!(std::io::stdout(), "{}", measure.run()?).map_err(Into::into),
+        Command::Search(search) => writeln!(std::io::stdout(), "{}", search.run()?).map_err(Into::into),
     }
 }
 
