@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cache, Error, Migration};
+use super::events::{Event, EventRules, Reaction};
+use super::{Cache, Error, Invalidated, Migration};
 use crate::domain::ModelVersion;
 use crate::store::{Folder, StoreError};
 
@@ -34,6 +35,17 @@ struct Inner {
     /// Held by whoever replaces it.
     changing: Mutex<()>,
     folder: Option<Folder>,
+    /// What is invalidated for which events. Replaced as a whole.
+    event_rules: RwLock<Arc<EventRules>>,
+}
+
+/// What events came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reacted {
+    /// Rules that had something to do with them, one counted for each event.
+    pub rules: usize,
+    /// What was invalidated.
+    pub invalidated: Invalidated,
 }
 
 /// What is served at one moment.
@@ -205,7 +217,8 @@ impl Catalogue {
         let default = Arc::clone(&models.first().ok_or(CatalogueError::Empty)?.alias);
         let (migrations, retired) = (BTreeMap::new(), BTreeMap::new());
         let table = RwLock::new(Arc::new(Table { models, aliases, default, migrations, retired }));
-        Ok(Self { inner: Arc::new(Inner { table, changing: Mutex::default(), folder }) })
+        let event_rules = RwLock::default();
+        Ok(Self { inner: Arc::new(Inner { table, changing: Mutex::default(), folder, event_rules }) })
     }
 
     /// What answers a request that names this model, or none. `None`: nothing of that name is served.
@@ -274,6 +287,35 @@ impl Catalogue {
         folder.keep(ALIASES_FILE, &bytes)?;
         self.replace(table);
         Ok(())
+    }
+
+    /// Has these rules say from now on what events invalidate.
+    pub fn set_event_rules(&self, rules: EventRules) {
+        *self.inner.event_rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    /// Invalidates what the rules say of events. All are looked at before anything is done; what is done is the same when it is done
+    /// again. A model that a rule names and nobody serves has nothing to invalidate. Blocks.
+    ///
+    /// # Errors
+    /// When a rule can do nothing with an event; then nothing is done. When a store refuses; then not all is done.
+    pub fn react(&self, events: &[Event]) -> Result<Reacted, Error> {
+        let rules = Arc::clone(&self.inner.event_rules.read().unwrap_or_else(PoisonError::into_inner));
+        let mut reactions = Vec::new();
+        for event in events {
+            reactions.extend(rules.reactions(event)?);
+        }
+        let mut reacted = Reacted { rules: reactions.len(), ..Reacted::default() };
+        for Reaction { model, invalidation } in reactions {
+            let models = match &model {
+                None => self.models(),
+                Some(name) => self.resolve(Some(name)).into_iter().collect(),
+            };
+            for model in models {
+                reacted.invalidated = reacted.invalidated + model.cache.invalidate(&invalidation)?;
+            }
+        }
+        Ok(reacted)
     }
 
     /// Begins to fill a model with what is asked of the one behind an alias. One that runs already is answered as it is.

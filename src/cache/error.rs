@@ -7,6 +7,7 @@ use crate::domain::{Lane, UnusableVector};
 use crate::index::SearchError;
 use crate::store::StoreError;
 
+use super::events::EventError;
 use super::flight::Failure;
 
 /// Why a request has no answer. Nothing of a failed text is cached.
@@ -130,6 +131,9 @@ pub enum Error {
     /// A search where none are made.
     #[error("searches are switched off here; `enabled = true` in [search] of the configuration switches them on")]
     SearchOff,
+    /// An event that rules can do nothing with.
+    #[error(transparent)]
+    Event(#[from] EventError),
     /// A search that cannot be.
     #[error(transparent)]
     Search(#[from] SearchError),

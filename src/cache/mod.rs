@@ -29,6 +29,7 @@
 mod catalogue;
 mod draft;
 mod error;
+mod events;
 mod flight;
 mod invalidate;
 mod lead;
@@ -65,8 +66,9 @@ use crate::store::{Ages, Entry, NewEntry, Store};
 pub use crate::batch::Token;
 pub use crate::index::{Choice as PathChoice, Cursor, Device, DeviceChoice as SearchDevice, HITS_MAX, Method, Path};
 pub use crate::reuse::{Refusal, Terms as ReuseTerms};
-pub use catalogue::{Catalogue, CatalogueError, ChangeError, Served};
+pub use catalogue::{Catalogue, CatalogueError, ChangeError, Reacted, Served};
 pub use error::Error;
+pub use events::{Event, EventError, EventRule, EventRuleError, EventRules};
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
 pub use migration::{Embedded, Migration, Progress};
 pub use policy::Policies;

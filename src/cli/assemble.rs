@@ -48,7 +48,9 @@ pub(super) fn catalogue(settings: &Settings) -> anyhow::Result<Catalogue> {
         seen.push(card);
         caches.push(cache_of(loaded, model, &folder, settings)?);
     }
-    Ok(Catalogue::kept_in(folder, caches)?)
+    let catalogue = Catalogue::kept_in(folder, caches)?;
+    catalogue.set_event_rules(settings.events.clone());
+    Ok(catalogue)
 }
 
 /// What a model is, under the name that it is served by.

@@ -15,12 +15,13 @@ use std::time::Duration;
 pub use layers::{DEFAULT_FILE, Layered, Origin, SECTIONS, layer};
 pub use models::{ModelSettings, TypedModel, TypedModels};
 pub use typed::{
-    DeviceName, DurabilityName, LogFormat, PrecisionName, SearchDeviceName, SearchPathName, TokenInputsName, Typed,
-    TypedPolicy, TypedSearch,
+    DeviceName, DurabilityName, InvalidationModeName, LogFormat, PrecisionName, SearchDeviceName, SearchPathName,
+    TokenInputsName, Typed, TypedEventRule, TypedPolicy, TypedSearch,
 };
 
 use crate::cache::ReuseTerms;
 use crate::cache::policy::{Policies, PolicyError, Rule, Terms};
+use crate::cache::{EventRule, EventRuleError, EventRules, InvalidationMode};
 use crate::domain::Lane;
 use crate::{batch, cache, engine, http, store};
 
@@ -60,6 +61,9 @@ pub enum ConfigError {
     /// A policy makes no sense.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// A rule for events makes no sense.
+    #[error(transparent)]
+    EventRule(#[from] EventRuleError),
 }
 
 /// Settings as meant: complete, checked, in the modules' own terms.
@@ -75,6 +79,8 @@ pub struct Settings {
     pub models_memory_bytes_max: Option<u64>,
     /// The cache's part.
     pub cache: cache::Config,
+    /// What events invalidate.
+    pub events: EventRules,
     /// The batcher's part.
     pub batch: batch::Config,
     /// The service's part.
@@ -141,6 +147,7 @@ pub fn defaults() -> Typed {
         log_format: Some(LogFormat::Text),
         log: Some("info".to_owned()),
         policies: BTreeMap::new(),
+        events: Vec::new(),
     }
 }
 
@@ -250,6 +257,7 @@ impl Settings {
                     vetoes: value!(reuse_vetoes),
                 },
             },
+            events: event_rules(typed)?,
             batch,
             http: http::Config {
                 auto_truncate: value!(auto_truncate),
@@ -309,6 +317,23 @@ fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
     };
     let rules = typed.policies.iter().map(|(name, policy)| (name.clone(), rule(policy))).collect();
     Ok(Policies::new(&rules)?)
+}
+
+/// The rules for events in the cache's terms, checked.
+fn event_rules(typed: &Typed) -> Result<EventRules, ConfigError> {
+    let rule = |rule: &TypedEventRule| EventRule {
+        on: rule.on.clone(),
+        tags: rule.tags.clone(),
+        tag_glob: rule.tag_glob.clone(),
+        namespace: rule.namespace.clone(),
+        model: rule.model.clone(),
+        older_than: rule.older_than.map(Duration::from_secs),
+        mode: match rule.mode {
+            None | Some(InvalidationModeName::Hard) => InvalidationMode::Hard,
+            Some(InvalidationModeName::Soft) => InvalidationMode::Soft,
+        },
+    };
+    Ok(EventRules::new(&typed.events.iter().map(rule).collect::<Vec<_>>())?)
 }
 
 fn not(name: &'static str, value: impl ToString, reason: &'static str) -> ConfigError {

@@ -306,6 +306,11 @@ pub struct Typed {
     #[arg(skip)]
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub policies: BTreeMap<String, TypedPolicy>,
+
+    /// What is invalidated for which events: tables `[[event]]`, in the file only
+    #[arg(skip)]
+    #[serde(rename = "event", skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<TypedEventRule>,
 }
 
 /// The table `[search]`: `path` there is `--search-path` and `VECMEMO_SEARCH_PATH`.
@@ -413,6 +418,38 @@ impl From<SearchPathName> for PathChoice {
             SearchPathName::Graph => Self::Graph,
         }
     }
+}
+
+/// A rule for events as it stands in the file. Texts are templates, as `doc:{subject}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedEventRule {
+    /// A pattern of events' types
+    pub on: String,
+    /// Entries with one of these tags are meant
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Entries with a tag that matches
+    pub tag_glob: Option<String>,
+    /// Entries of this namespace
+    pub namespace: Option<String>,
+    /// Entries of this model: an alias, its source or fingerprint
+    pub model: Option<String>,
+    /// Entries stored more than this many seconds ago
+    pub older_than: Option<u64>,
+    /// Removed, or marked as stale
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<InvalidationModeName>,
+}
+
+/// What becomes of entries that an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InvalidationModeName {
+    /// They are removed
+    Hard,
+    /// They are answered until they are computed anew
+    Soft,
 }
 
 /// A policy as it stands in the file.

@@ -121,6 +121,14 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error>
     if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(not_an_object(bytes));
     }
+    parse_any(bytes)
+}
+
+/// As [`parse`], for what need not be an object.
+///
+/// # Errors
+/// When it is not JSON, or not of the expected shape.
+pub(super) fn parse_any<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|error| explain::<T>(bytes, &error))
 }
 

@@ -191,6 +191,7 @@ impl Error {
                     param: None,
                 },
                 Cache::SearchOff => invalid(StatusCode::FORBIDDEN, "search_off", None),
+                Cache::Event(_) => invalid(unprocessable, "invalid_event", None),
                 Cache::Search(_) => invalid(unprocessable, "invalid_search", None),
                 Cache::ShuttingDown => ours(StatusCode::SERVICE_UNAVAILABLE, "Unhealthy", "shutting_down"),
                 Cache::Busy { .. } => Facts {

@@ -17,6 +17,7 @@ mod embed;
 pub mod encode;
 mod entries;
 mod errors;
+mod events;
 mod headers;
 mod invalidate;
 mod limits;

@@ -15,7 +15,7 @@ use super::errors::Dialect;
 use super::limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
 use super::shape::allowed_dims;
 use super::wire::{TAG_CHARS_MAX, TAGS_MAX};
-use super::{embed, entries, invalidate, lookup, migrations, openai, operations, search, switch, tokenize};
+use super::{embed, entries, events, invalidate, lookup, migrations, openai, operations, search, switch, tokenize};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,6 +32,7 @@ use super::{embed, entries, invalidate, lookup, migrations, openai, operations, 
         entries::entry,
         entries::remove,
         invalidate::invalidate,
+        events::events,
         switch::show,
         switch::set,
         migrations::list,

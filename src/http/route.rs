@@ -15,6 +15,7 @@ pub(super) enum Route {
     Similar,
     Entries,
     Invalidate,
+    Events,
     Switch,
     Migrations,
     Migration,
@@ -33,7 +34,7 @@ pub(super) enum Route {
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::Embed,
         Self::Root,
         Self::Embeddings,
@@ -44,6 +45,7 @@ impl Route {
         Self::Similar,
         Self::Entries,
         Self::Invalidate,
+        Self::Events,
         Self::Switch,
         Self::Migrations,
         Self::Migration,
@@ -72,6 +74,7 @@ impl Route {
             Self::Similar => "/similar",
             Self::Entries => "/entries/{key}",
             Self::Invalidate => "/invalidate",
+            Self::Events => "/events",
             Self::Switch => "/admin/cache",
             Self::Migrations => "/admin/migrations",
             Self::Migration => "/admin/migrations/{alias}",
@@ -100,6 +103,7 @@ impl Route {
                 | Self::Search
                 | Self::Similar
                 | Self::Invalidate
+                | Self::Events
                 | Self::MigrationTexts
         )
     }
@@ -117,6 +121,7 @@ impl Route {
             | Self::Similar
             | Self::Entries
             | Self::Invalidate
+            | Self::Events
             | Self::Switch
             | Self::Migrations
             | Self::Migration

@@ -11,7 +11,9 @@ use axum::routing::{delete, get, post};
 use super::call::{self, Answered, Call};
 use super::errors::Error;
 use super::route::Route;
-use super::{Service, embed, entries, invalidate, lookup, migrations, openai, operations, search, switch, tokenize};
+use super::{
+    Service, embed, entries, events, invalidate, lookup, migrations, openai, operations, search, switch, tokenize,
+};
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
 pub fn router(service: Service) -> Router {
@@ -31,6 +33,7 @@ pub fn router(service: Service) -> Router {
             get(handler(Route::Entries, entries::entry)).delete(handler(Route::Entries, entries::remove)),
         )
         .route("/invalidate", post(handler(Route::Invalidate, invalidate::invalidate)))
+        .route("/events", post(handler(Route::Events, events::events)))
         .route("/admin/cache", get(handler(Route::Switch, switch::show)).put(handler(Route::Switch, switch::set)))
         .route(
             "/admin/migrations",

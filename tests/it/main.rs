@@ -5,6 +5,7 @@
 mod architecture;
 mod cache;
 mod endurance;
+mod events;
 mod fidelity;
 mod http;
 mod lanes;

@@ -164,6 +164,16 @@ impl Client {
         Ok((response.status().as_u16(), response.body_mut().with_config().limit(1 << 30).read_json()?))
     }
 
+    /// A POST of any text with any headers.
+    pub fn send(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer<Value> {
+        let mut request = self.agent.post(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = request.send(body)?;
+        Ok((response.status().as_u16(), response.body_mut().read_json()?))
+    }
+
     pub fn get(&self, path: &str) -> Answer<String> {
         let mut response = self.agent.get(format!("{}{path}", self.url)).call()?;
         Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
