@@ -1,5 +1,6 @@
 //! An answer in the making: rows and items filled as they are found or land.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 
 use half::f16;
@@ -51,7 +52,8 @@ impl Draft {
     /// Takes what the store has at `now`, in Unix seconds.
     pub(super) fn fill(&mut self, shared: &Shared, now: u32) {
         let Self { dims, keys, found, .. } = self;
-        let share = shared.policies.refresh_ahead_max();
+        // Few entries are to be refreshed ahead: for the others nobody is asked.
+        let share = LazyCell::new(|| shared.policies().refresh_ahead_max());
         let untouched = std::mem::take(found);
         let forget = |found: &mut Found| *found = Found::nothing(keys.len(), *dims);
         *found = shared.read(keys, now, untouched, forget, |found, index, entry, row| {
@@ -62,7 +64,7 @@ impl Draft {
             let mut due = entry.stale;
             if let Some(expires) = entry.expires {
                 found.expires_first = Some(found.expires_first.map_or(expires, |first| first.min(expires)));
-                due |= entry.refresh_ahead && is_in_last(share, entry.created, expires, now);
+                due |= entry.refresh_ahead && is_in_last(*share, entry.created, expires, now);
             }
             if due {
                 found.due.push(index);

@@ -50,7 +50,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use half::f16;
@@ -112,7 +112,8 @@ struct Shared {
     store: Store,
     flights: Flights,
     metrics: Metrics,
-    policies: Policies,
+    /// Replaced as a whole.
+    policies: RwLock<Arc<Policies>>,
     claims: Claims,
     reuse: Reuse,
     enabled: AtomicBool,
@@ -147,6 +148,10 @@ impl Default for Config {
 const READS_MAX: usize = 2;
 
 impl Shared {
+    fn policies(&self) -> Arc<Policies> {
+        Arc::clone(&self.policies.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::Relaxed)
     }
@@ -192,7 +197,7 @@ impl Cache {
             store,
             flights: Flights::default(),
             metrics: Metrics::new(),
-            policies,
+            policies: RwLock::new(Arc::new(policies)),
             claims: Claims::default(),
             searchable: Searchable::new(search),
             reuse: Reuse::new(reuse),
@@ -485,6 +490,12 @@ impl Cache {
         self.inner.shared.is_enabled()
     }
 
+    /// Has these policies say from now on how entries live. What is stored keeps the life it was given; what is computed right now
+    /// lives as was said when it was asked for.
+    pub fn set_policies(&self, policies: Policies) {
+        *self.inner.shared.policies.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
+    }
+
     /// How many entries have which age. Reads every record (64 MB for a million entries): not for async threads.
     #[must_use]
     pub fn ages(&self) -> Ages {
@@ -507,7 +518,8 @@ impl Cache {
             return Err(Error::SwitchedOff);
         }
         let namespace = Namespace::default();
-        let terms = shared.policies.terms(namespace.as_str(), &[]);
+        let policies = shared.policies();
+        let terms = policies.terms(namespace.as_str(), &[]);
         let now = shared.now();
         // Not to be refreshed ahead: its text is not known to be what the model would be given.
         let entry = NewEntry {
@@ -711,7 +723,8 @@ impl Cache {
         missing: &mut Vec<usize>,
     ) -> HashMap<usize, Tokens> {
         let shared = &self.inner.shared;
-        let terms = shared.policies.terms(request.namespace.as_str(), request.tags);
+        let policies = shared.policies();
+        let terms = policies.terms(request.namespace.as_str(), request.tags);
         let Some(allowed) = request.reuse.or(terms.reuse).filter(|_| !self.inner.draining.load(Ordering::Relaxed))
         else {
             return HashMap::new();
@@ -771,7 +784,8 @@ impl Cache {
         }
         let shared = &self.inner.shared;
         let now = shared.now();
-        let terms = shared.policies.terms(request.namespace.as_str(), request.tags);
+        let policies = shared.policies();
+        let terms = policies.terms(request.namespace.as_str(), request.tags);
         let particulars = |key: &Key, index: usize| particulars(request, terms, key, index, now);
         let mut alone: HashMap<Key, Waiter> = HashMap::new();
         let mut leaders = Vec::new();

@@ -121,7 +121,8 @@ pub(super) fn begin(
 /// What the new entry is stored with; `None` if the old one is gone, or not due by its own policy.
 fn particulars(shared: &Shared, key: &Key, entry: &Entry, wishes: &Wishes, now: u32) -> Option<Particulars> {
     let tags = shared.store.tags(key);
-    let terms = shared.policies.terms(wishes.namespace.as_str(), &tags);
+    let policies = shared.policies();
+    let terms = policies.terms(wishes.namespace.as_str(), &tags);
     if !entry.stale {
         let expires = entry.expires?;
         if !is_in_last(terms.refresh_ahead, entry.created, expires, now) {

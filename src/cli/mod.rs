@@ -14,6 +14,7 @@ mod lookup;
 mod meter;
 mod migrate;
 mod models;
+mod reload;
 mod search;
 mod serve;
 mod stats;
@@ -80,7 +81,7 @@ enum Command {
 }
 
 /// The settings of a command: flags and variables, and the file.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 struct SettingsArguments {
     /// Configuration file [default: vecmemo.toml if present]
     #[arg(long, env = "VECMEMO_CONFIG", value_name = "FILE")]

@@ -8,8 +8,8 @@ use clap::ArgMatches;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{SettingsArguments, assemble, say, start_logging};
-use crate::http;
+use super::{SettingsArguments, assemble, reload, say, start_logging};
+use crate::http::{self, Reloaded};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -19,7 +19,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let settings = arguments.settings.settings(matches)?;
+    let mut settings = arguments.settings.settings(matches)?;
     start_logging(&settings)?;
     let runtime = assemble::runtime()?;
     runtime.block_on(async {
@@ -32,6 +32,21 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
         let catalogue = tokio::task::block_in_place(|| assemble::catalogue(&settings))?;
+        let reload = reload::reload(arguments.settings.clone(), matches.clone(), catalogue.clone())?;
+        settings.http.reload = Some(reload.clone());
+        let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+        tokio::spawn(async move {
+            while hang_up.recv().await.is_some() {
+                let reload = reload.clone();
+                match tokio::task::spawn_blocking(move || reload.run()).await {
+                    Ok(Ok(Reloaded { applied, restart_needed })) => {
+                        tracing::info!(?applied, ?restart_needed, "read the configuration again");
+                    }
+                    Ok(Err(problem)) => tracing::error!(problem, "the configuration stays as it was"),
+                    Err(panicked) => tracing::error!(%panicked, "the configuration stays as it was"),
+                }
+            }
+        });
         for model in catalogue.models() {
             let card = model.cache.card();
             tracing::info!(

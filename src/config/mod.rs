@@ -260,6 +260,7 @@ impl Settings {
             events: event_rules(typed)?,
             batch,
             http: http::Config {
+                reload: None,
                 auto_truncate: value!(auto_truncate),
                 token_inputs: match value!(token_inputs) {
                     TokenInputsName::Reject => http::TokenInputs::Reject,

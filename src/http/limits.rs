@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::reload::Reload;
+
 /// The most texts a request can be allowed to have: past it, a body's items are counted but not kept.
 pub const BATCH_TEXTS_CEILING: usize = 65_536;
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The most requests at once on one HTTP/2 connection.
     pub http2_streams_max: u32,
+    /// How the configuration is read again, where there is one.
+    pub reload: Option<Reload>,
 }
 
 impl Default for Config {
@@ -78,6 +82,7 @@ impl Default for Config {
             request_timeout_max: Duration::from_secs(3600),
             drain_timeout: Duration::from_secs(30),
             http2_streams_max: 128,
+            reload: None,
         }
     }
 }

@@ -30,6 +30,7 @@ mod openai;
 mod openapi;
 mod operations;
 mod pipeline;
+mod reload;
 mod route;
 mod routes;
 mod search;
@@ -49,6 +50,7 @@ use prometheus_client::registry::Registry;
 use crate::cache::Catalogue;
 
 pub use limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
+pub use reload::{Reload, Reloaded};
 pub use routes::router;
 pub use server::serve;
 

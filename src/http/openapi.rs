@@ -15,7 +15,9 @@ use super::errors::Dialect;
 use super::limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
 use super::shape::allowed_dims;
 use super::wire::{TAG_CHARS_MAX, TAGS_MAX};
-use super::{embed, entries, events, invalidate, lookup, migrations, openai, operations, search, switch, tokenize};
+use super::{
+    embed, entries, events, invalidate, lookup, migrations, openai, operations, reload, search, switch, tokenize,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,6 +35,7 @@ use super::{embed, entries, events, invalidate, lookup, migrations, openai, oper
         entries::remove,
         invalidate::invalidate,
         events::events,
+        reload::reload,
         switch::show,
         switch::set,
         migrations::list,

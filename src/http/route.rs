@@ -16,6 +16,7 @@ pub(super) enum Route {
     Entries,
     Invalidate,
     Events,
+    Reload,
     Switch,
     Migrations,
     Migration,
@@ -34,7 +35,7 @@ pub(super) enum Route {
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(super) const ALL: [Self; 24] = [
+    pub(super) const ALL: [Self; 25] = [
         Self::Embed,
         Self::Root,
         Self::Embeddings,
@@ -46,6 +47,7 @@ impl Route {
         Self::Entries,
         Self::Invalidate,
         Self::Events,
+        Self::Reload,
         Self::Switch,
         Self::Migrations,
         Self::Migration,
@@ -75,6 +77,7 @@ impl Route {
             Self::Entries => "/entries/{key}",
             Self::Invalidate => "/invalidate",
             Self::Events => "/events",
+            Self::Reload => "/admin/reload",
             Self::Switch => "/admin/cache",
             Self::Migrations => "/admin/migrations",
             Self::Migration => "/admin/migrations/{alias}",
@@ -122,6 +125,7 @@ impl Route {
             | Self::Entries
             | Self::Invalidate
             | Self::Events
+            | Self::Reload
             | Self::Switch
             | Self::Migrations
             | Self::Migration

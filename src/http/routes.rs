@@ -12,7 +12,8 @@ use super::call::{self, Answered, Call};
 use super::errors::Error;
 use super::route::Route;
 use super::{
-    Service, embed, entries, events, invalidate, lookup, migrations, openai, operations, search, switch, tokenize,
+    Service, embed, entries, events, invalidate, lookup, migrations, openai, operations, reload, search, switch,
+    tokenize,
 };
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
@@ -34,6 +35,7 @@ pub fn router(service: Service) -> Router {
         )
         .route("/invalidate", post(handler(Route::Invalidate, invalidate::invalidate)))
         .route("/events", post(handler(Route::Events, events::events)))
+        .route("/admin/reload", post(handler(Route::Reload, reload::reload)))
         .route("/admin/cache", get(handler(Route::Switch, switch::show)).put(handler(Route::Switch, switch::set)))
         .route(
             "/admin/migrations",

@@ -1,8 +1,10 @@
 //! What has happened elsewhere, over HTTP, and what the rules in the configuration make of it.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
-use crate::support::server::Server;
+use crate::support::server::{Server, until};
 
 const RULES: &str = r#"
 [[event]]
@@ -23,13 +25,13 @@ type Headers<'a> = &'a [(&'a str, &'a str)];
 
 struct Served {
     server: Server,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 fn served() -> Served {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("vecmemo.toml"), RULES).unwrap();
-    Served { server: Server::start(folder.path()), _folder: folder }
+    Served { server: Server::start(folder.path()), folder }
 }
 
 impl Served {
@@ -129,4 +131,43 @@ fn an_event_that_cannot_be_handled_is_refused_by_name_and_nothing_is_done() {
         assert!((400..500).contains(&status) && answer["detail"].as_str().unwrap().contains(says), "{answer}");
     }
     assert!(served.is_cached("one"));
+}
+
+#[test]
+fn rules_and_policies_are_read_again_while_requests_run() {
+    let mut served = served();
+    let file = served.folder.path().join("vecmemo.toml");
+    let event = json!({ "type": "page.gone", "subject": "1" });
+    let reload = |served: &Served| served.server.client().send("/admin/reload", &[], "").unwrap();
+    assert_eq!(served.server.post("/events", &event).1["rules"], 0);
+    assert_eq!(reload(&served), (200, json!({ "applied": [], "restart_needed": [] })));
+
+    let rules = "[[event]]\non = \"page.*\"\ntags = [\"doc:{subject}\"]\n";
+    std::fs::write(&file, format!("sweep_seconds = 7\n{rules}[policies.default]\nttl = 100\n")).unwrap();
+    let asking = std::thread::scope(|scope| {
+        // Requests that run meanwhile are answered.
+        let client = served.server.client();
+        let asking = scope.spawn(move || {
+            (0..200).all(|number| client.post("/embed", &json!({ "inputs": format!("n {number}") })).unwrap().0 == 200)
+        });
+        let expected = json!({ "applied": ["event", "policies"], "restart_needed": ["sweep_seconds"] });
+        assert_eq!(reload(&served), (200, expected));
+        asking.join().unwrap()
+    });
+    assert!(asking);
+    assert_eq!(served.server.post("/events", &event).1["rules"], 1);
+    served.keep("kept a while", "doc:2");
+    let ttl = |text: &str| served.server.post("/lookup", &json!({ "inputs": [text] })).1["items"][0]["ttl"].as_u64();
+    assert!(ttl("kept a while").is_some_and(|seconds| seconds <= 100));
+
+    std::fs::write(&file, "[[event]]\non = \"page.*\"\ntags = [\"doc:{subjekt}\"]\n").unwrap();
+    let (status, answer) = reload(&served);
+    assert!(status == 422 && answer["detail"].as_str().unwrap().contains("{subjekt}"), "{answer}");
+    assert_eq!(served.server.post("/events", &event).1["rules"], 1);
+
+    std::fs::write(&file, "").unwrap();
+    let pid = served.server.id().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    until("the reading", || served.server.post("/events", &event).1["rules"] == 0);
+    assert!(served.server.stop().success());
 }

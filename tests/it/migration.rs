@@ -12,9 +12,9 @@ use vecmemo::domain::FingerprintBuilder;
 use vecmemo::engine::{Engine, EngineError, Model, fake};
 use vecmemo::store::{Config, Folder};
 
-use crate::models::{configure, embed, json_of, run, serve, until};
+use crate::models::{configure, embed, json_of, run, serve};
 use crate::support::golden::cosine;
-use crate::support::server::{Server, vecmemo};
+use crate::support::server::{Server, until, vecmemo};
 use crate::support::{DIMS, vectors_of};
 
 const TEXTS: usize = 5_000;

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::PATIENCE;
 use crate::support::golden::{cosine, data, npy_rows, texts};
-use crate::support::server::{Server, tiny, vecmemo};
+use crate::support::server::{Server, tiny, until, vecmemo};
 use crate::support::upstream::{Fake, Reply};
 
 /// The size of the weights of tiny-mean, and of tiny-cls.
@@ -37,14 +35,6 @@ pub(crate) fn run(command: &mut Command) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
     String::from_utf8(output.stdout).unwrap()
-}
-
-pub(crate) fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !happened() {
-        assert!(started.elapsed() < PATIENCE, "{what} does not happen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 pub(crate) fn embed(server: &Server, model: &str, inputs: &[&str]) -> Vec<Vec<f32>> {

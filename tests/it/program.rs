@@ -4,16 +4,14 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use vecmemo::cache::{Inputs, Request};
 use vecmemo::domain::{Embedding, Status, Truncation, TruncationDirection};
 use vecmemo::{batch, cache, engine, store};
 
-use crate::support::PATIENCE;
 use crate::support::golden::data;
-use crate::support::server::{Server, tiny, vecmemo};
+use crate::support::server::{Server, tiny, until, vecmemo};
 
 fn text(output: &[u8]) -> String {
     String::from_utf8(output.to_vec()).unwrap()
@@ -29,15 +27,6 @@ fn fail(command: &mut Command) -> String {
     let Output { status, stderr, stdout } = command.output().unwrap();
     assert!(!status.success(), "{command:?} succeeded: {}", text(&stdout));
     text(&stderr)
-}
-
-/// Polls until something another process does has happened.
-fn until(what: &str, mut happened: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !happened() {
-        assert!(started.elapsed() < PATIENCE, "{what} does not happen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

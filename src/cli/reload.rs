@@ -1,0 +1,52 @@
+//! The configuration, read again while the server runs.
+
+use std::sync::Mutex;
+
+use clap::ArgMatches;
+use toml::Table;
+
+use super::SettingsArguments;
+use crate::cache::Catalogue;
+use crate::config::Settings;
+use crate::http::{Reload, Reloaded};
+
+/// What takes effect at once: tables of the file.
+const AT_ONCE: [&str; 2] = ["policies", "event"];
+
+/// Reads the configuration as the start did, and has the catalogue go by what it says now.
+pub(super) fn reload(
+    arguments: SettingsArguments,
+    matches: ArgMatches,
+    catalogue: Catalogue,
+) -> anyhow::Result<Reload> {
+    let known = Mutex::new(Table::try_from(arguments.layered(&matches)?.typed)?);
+    Ok(Reload::new(move || {
+        let mut known = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let read = || -> anyhow::Result<(Table, Settings)> {
+            let typed = arguments.layered(&matches)?.typed;
+            Ok((Table::try_from(&typed)?, Settings::new(&typed)?))
+        };
+        let (table, settings) = read().map_err(|error| format!("{error:#}"))?;
+        for model in catalogue.models() {
+            model.cache.set_policies(settings.cache.policies.clone());
+        }
+        catalogue.set_event_rules(settings.events);
+        let (applied, restart_needed) =
+            changes(&known, &table).into_iter().partition(|name| AT_ONCE.contains(&name.as_str()));
+        for name in AT_ONCE {
+            match table.get(name) {
+                Some(value) => drop(known.insert(name.to_owned(), value.clone())),
+                None => drop(known.remove(name)),
+            }
+        }
+        Ok(Reloaded { applied, restart_needed })
+    }))
+}
+
+/// The names of what is not the same in both.
+fn changes(before: &Table, after: &Table) -> Vec<String> {
+    let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().filter(|name| before.get(*name) != after.get(*name)).cloned().collect()
+}
