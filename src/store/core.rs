@@ -64,6 +64,17 @@ impl Core {
         Ok(removed)
     }
 
+    /// Erases those of the keys' entries whose records fit.
+    pub(super) fn remove_where(&self, keys: &[Key], fits: impl Fn(&Record) -> bool) -> Result<usize, StoreError> {
+        let removed = self.change(|writer| {
+            let fits = |key: &&Key| self.space.find(key).is_some_and(|slot| fits(self.space.map.record(slot)));
+            let keys: Vec<Key> = keys.iter().filter(fits).copied().collect();
+            if keys.is_empty() { Ok(0) } else { writer.remove(&keys) }
+        })?;
+        self.make_durable()?;
+        Ok(removed)
+    }
+
     pub(super) fn mark_stale(&self, keys: &[Key], now: u32) -> Result<usize, StoreError> {
         self.check_durability()?;
         let mut marked = 0;
@@ -82,7 +93,8 @@ impl Core {
                         let record = *self.space.map.record(slot);
                         let row = self.space.map.row(slot).to_vec();
                         // Sealed anew only what is whole.
-                        let fit = record.is_intact(&row) && !record.is_expired(now) && !record.entry().stale;
+                        let is_gone = record.is_expired(now) || self.space.condemned.has(&record);
+                        let fit = record.is_intact(&row) && !is_gone && !record.entry().stale;
                         fit.then(|| (record.stale(), row))
                     })
                     .collect();

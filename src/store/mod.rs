@@ -22,6 +22,7 @@ mod atomic;
 mod attachments;
 mod bits;
 mod compact;
+mod condemned;
 mod config;
 mod core;
 mod disk;
@@ -69,6 +70,7 @@ pub use verify::{Repaired, Report, SideReport, SpaceReport, repair, verify};
 pub use watch::Watcher;
 
 use self::aliases::Aliases;
+use self::condemned::Sweeper;
 use self::core::Core;
 #[cfg(test)]
 use self::disk::{Files, System};
@@ -87,6 +89,7 @@ use crate::domain::{Key, ModelVersion, Namespace, TokenKey};
 pub struct Store {
     core: Arc<Core>,
     // Fields are dropped in this order: threads end first, the folder goes last.
+    sweeper: Sweeper,
     _upkeep: Option<Upkeeper>,
     _interval: Option<IntervalSync>,
     _closing: Closing,
@@ -148,6 +151,7 @@ impl Store {
             // Known after a clean close as well: the side store is older than the first entry, unless it was lost.
             reserve_namespaces(&space, &side);
         }
+        space.condemned.begin(&side)?;
         let shared = Arc::clone(&space);
         let is_live = Box::new(move |key: &Key| shared.read().find(key).is_some());
         let aliases = Aliases::start(Arc::clone(&side), &name, config::aliases_max(layout.capacity), is_live)?;
@@ -170,7 +174,15 @@ impl Store {
             Durability::Process | Durability::Always => None,
         };
         let upkeep = Upkeeper::start(&core, config.upkeep)?;
-        Ok(Self { _closing: Closing(Arc::clone(&core)), core, _upkeep: upkeep, _interval: interval, _seat: seat })
+        let sweeper = Sweeper::start(&core);
+        Ok(Self {
+            sweeper,
+            _closing: Closing(Arc::clone(&core)),
+            core,
+            _upkeep: upkeep,
+            _interval: interval,
+            _seat: seat,
+        })
     }
 
     /// Shows each live, unexpired, intact entry with its row, by the index of its key. `now` is in Unix seconds.
@@ -298,6 +310,23 @@ impl Store {
     /// When a write or sync fails; the entries are no longer served then, but may come back at the next open.
     pub fn remove_many(&self, keys: &[Key]) -> Result<usize, StoreError> {
         self.core.remove_many(keys)
+    }
+
+    /// Ends all entries there are with one of the tags: when this returns none of them is served, now or after a restart. They are
+    /// erased behind, which takes seconds a million; until then they take room, and a look at the files from outside finds them.
+    ///
+    /// # Errors
+    /// When that cannot be written down; then nothing has changed.
+    pub fn condemn(&self, tags: &[String]) -> Result<(), StoreError> {
+        self.sweeper.condemn(tags)
+    }
+
+    /// How many entries have a tag, at most: some of those that are counted may be gone. Takes no longer for many.
+    ///
+    /// # Errors
+    /// When the side store cannot be read.
+    pub fn count_tagged(&self, tag: &str) -> Result<u64, StoreError> {
+        self.core.side.count_with_tag(tag).map_err(side::failed("read tags", &self.core.side.path))
     }
 
     /// Erases all entries. Answers how many there were.

@@ -1,5 +1,5 @@
 //! What is not a row: namespaces' numbers, entries' tags and payloads, and which key a sequence of tokens has. In redb,
-//! one file beside the spaces, five tables a model.
+//! one file beside the spaces, six tables a model.
 //!
 //! Namespaces, tags and payloads are on disk before the row that needs them is published. Token keys are written behind
 //! ([`super::aliases`]); losing the last of them costs a recomputation. A file that redb cannot open is put aside and
@@ -16,6 +16,7 @@ use redb::{
     Builder, Database, MultimapTableDefinition, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
 
+use super::condemned::Sentence;
 use super::disk::Files;
 use super::error::StoreError;
 use super::file;
@@ -180,6 +181,7 @@ impl SideFile {
             transaction.delete_table(names.tags())?;
             transaction.delete_multimap_table(names.tagged())?;
             transaction.delete_table(names.payloads())?;
+            transaction.delete_table(names.condemned())?;
             transaction.delete_table(TableDefinition::<Bytes32, &[u8; 40]>::new(&tokens_table(model)))?;
             Ok(())
         })
@@ -320,6 +322,50 @@ impl Side {
         self.with(|database| {
             let table = database.begin_read()?.open_table(self.names.payloads())?;
             Ok(table.get(key.as_bytes())?.map(|payload| payload.value().to_owned()))
+        })
+    }
+
+    /// How many keys a tag was given to. Some of their entries may be gone.
+    pub(super) fn count_with_tag(&self, tag: &str) -> Result<u64, redb::Error> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_multimap_table(self.names.tagged())?;
+            Ok(table.get(tag)?.len())
+        })
+    }
+
+    /// What is condemned and not erased yet, by number, the oldest first. What cannot be read is nothing.
+    pub(super) fn sentences(&self) -> Result<Vec<(u64, Sentence)>, StoreError> {
+        let read = self.with(|database| {
+            let table = database.begin_read()?.open_table(self.names.condemned())?;
+            let mut sentences = Vec::new();
+            for row in table.iter()? {
+                let (number, sentence) = row?;
+                sentences
+                    .extend(serde_json::from_str(sentence.value()).ok().map(|sentence| (number.value(), sentence)));
+            }
+            Ok(sentences)
+        });
+        read.map_err(failed("read", &self.path))
+    }
+
+    /// Adds a sentence. It is on disk when this returns, under the number that is answered.
+    pub(super) fn add_sentence(&self, sentence: &Sentence) -> Result<u64, StoreError> {
+        let mut number = 0;
+        self.commit("condemn entries", |transaction| {
+            let mut table = transaction.open_table(self.names.condemned())?;
+            number = table.last()?.map_or(1, |(last, _)| last.value() + 1);
+            let text = serde_json::to_string(sentence).expect("strings and numbers are always JSON");
+            table.insert(number, text.as_str())?;
+            Ok(())
+        })?;
+        Ok(number)
+    }
+
+    /// Takes a sentence away that is carried out.
+    pub(super) fn remove_sentence(&self, number: u64) -> Result<(), StoreError> {
+        self.commit("forget condemned entries", |transaction| {
+            transaction.open_table(self.names.condemned())?.remove(number)?;
+            Ok(())
         })
     }
 
@@ -467,6 +513,7 @@ fn make_tables(transaction: &WriteTransaction, names: &Names) -> Result<(), redb
     transaction.open_table(names.tags())?;
     transaction.open_multimap_table(names.tagged())?;
     transaction.open_table(names.payloads())?;
+    transaction.open_table(names.condemned())?;
     Ok(())
 }
 
@@ -476,8 +523,8 @@ pub(crate) fn unless_it_panics<T>(work: impl FnOnce() -> Result<T, redb::Error>)
         .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked while opening it".to_owned())))
 }
 
-/// Whether the file itself is at fault, rather than the disk, the permissions or another process.
-/// Whether a database is not what was written, rather than out of reach.
+/// Whether a database is not what was written, rather than out of reach: the file itself is at fault, and not the disk, the
+/// permissions or another process.
 pub(crate) fn is_damage(error: &redb::Error) -> bool {
     match error {
         redb::Error::Io(error) => {
@@ -503,6 +550,7 @@ pub(super) struct Names {
     tags: String,
     tagged: String,
     payloads: String,
+    condemned: String,
 }
 
 impl Names {
@@ -512,6 +560,7 @@ impl Names {
             tags: format!("tags {model}"),
             tagged: format!("tagged {model}"),
             payloads: format!("payloads {model}"),
+            condemned: format!("condemned {model}"),
         }
     }
 
@@ -529,6 +578,10 @@ impl Names {
 
     pub(super) fn payloads(&self) -> TableDefinition<'_, Bytes32, &'static str> {
         TableDefinition::new(&self.payloads)
+    }
+
+    fn condemned(&self) -> TableDefinition<'_, u64, &'static str> {
+        TableDefinition::new(&self.condemned)
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use half::f16;
 
 use super::bits::Bits;
+use super::condemned::Condemned;
 use super::config::{Cursor, Entry};
 use super::disk::Files;
 use super::error::Torn;
@@ -55,6 +56,8 @@ pub(super) struct Space {
     /// Slots whose checksum was wrong: in the table until the writer comes by, but never served.
     pub(super) damaged: Bits,
     quarantine: Mutex<Vec<Slot>>,
+    /// What is in the table and not served any more.
+    pub(super) condemned: Condemned,
 }
 
 /// A stay among the readers. Slots found by it do not change before it ends.
@@ -86,6 +89,7 @@ impl Space {
             visited: bits(),
             damaged: bits(),
             quarantine: Mutex::default(),
+            condemned: Condemned::default(),
         })
     }
 
@@ -240,7 +244,8 @@ impl Reading<'_> {
         let space = self.space;
         // Once a page of the map was lost, what was read before proves nothing: every read checks for itself.
         let verified = space.verified.get(slot) && !space.map.has_faulted();
-        (verified || space.verify(slot)) && !space.map.record(slot).is_expired(now)
+        let record = space.map.record(slot);
+        (verified || space.verify(slot)) && !record.is_expired(now) && !space.condemned.has(record)
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! The store as its callers see it: against a model, across crashes, under damage, with a failing disk.
 
 mod concurrency;
+mod condemned;
 mod crash;
 mod cut;
 mod damage;

@@ -1,0 +1,174 @@
+//! Entries that are gone already, though their slots are not erased yet.
+//!
+//! ```text
+//! condemn ─► side store: these tags, up to this sequence number ─► every read asks ─┐
+//!                                                                                   ├─► sweep: erases, some at a time ─► forgotten
+//! open ────► what the last run had not swept ───────────────────────────────────────┘
+//! ```
+//!
+//! To erase a million entries takes seconds; to stop serving them takes one write. What is put under a condemned entry's key has a
+//! later sequence number, and is served. While nothing is condemned a read pays for one flag.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use serde::{Deserialize, Serialize};
+
+use super::core::Core;
+use super::error::StoreError;
+use super::record::Record;
+use super::side::Side;
+
+/// Entries erased at a time: writes get their turn in between.
+const ERASED_AT_ONCE: usize = 4096;
+
+/// What is condemned: entries with one of the tags, written up to a sequence number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sentence {
+    pub(super) tags: Vec<String>,
+    pub(super) until: u64,
+}
+
+/// What is condemned in one space.
+#[derive(Default)]
+pub(super) struct Condemned {
+    any: AtomicBool,
+    /// By the numbers they have in the side store.
+    sentences: RwLock<Vec<(u64, Sentence)>>,
+    side: OnceLock<Arc<Side>>,
+}
+
+impl Condemned {
+    /// Takes up what the side store has.
+    pub(super) fn begin(&self, side: &Arc<Side>) -> Result<(), StoreError> {
+        let sentences = side.sentences()?;
+        // It is begun once.
+        let _ = self.side.set(Arc::clone(side));
+        self.change(|all| *all = sentences);
+        Ok(())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<(u64, Sentence)>)) {
+        let mut sentences = self.sentences.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut sentences);
+        self.any.store(!sentences.is_empty(), Ordering::SeqCst);
+    }
+
+    /// The sentence that has waited longest.
+    fn first(&self) -> Option<(u64, Sentence)> {
+        self.sentences.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
+    }
+
+    /// Whether an entry is condemned.
+    #[inline]
+    pub(super) fn has(&self, record: &Record) -> bool {
+        self.any.load(Ordering::SeqCst) && record.is_tagged() && self.judges(record)
+    }
+
+    /// An entry whose tags cannot be read is taken to be meant: it costs a computation.
+    #[cold]
+    fn judges(&self, record: &Record) -> bool {
+        let sentences = self.sentences.read().unwrap_or_else(PoisonError::into_inner);
+        let mut later = sentences.iter().filter(|(_, sentence)| record.sequence() <= sentence.until).peekable();
+        if later.peek().is_none() {
+            return false;
+        }
+        let Some(Ok(tags)) = self.side.get().map(|side| side.tags(&record.key)) else { return true };
+        later.any(|(_, sentence)| sentence.tags.iter().any(|tag| tags.contains(tag)))
+    }
+}
+
+/// The thread that erases what is condemned. It is there while there is something to erase.
+pub(super) struct Sweeper {
+    core: Arc<Core>,
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Sweeper {
+    /// Goes on with what is condemned already.
+    pub(super) fn start(core: &Arc<Core>) -> Self {
+        let sweeper = Self { core: Arc::clone(core), stop: Arc::default(), thread: Mutex::default() };
+        if sweeper.core.space.condemned.any.load(Ordering::SeqCst) {
+            sweeper.wake(&mut sweeper.lock());
+        }
+        sweeper
+    }
+
+    /// Condemns all entries there are with one of the tags. When this returns none of them is served, now or after a restart.
+    pub(super) fn condemn(&self, tags: &[String]) -> Result<(), StoreError> {
+        let mut thread = self.lock();
+        let Core { space, side, .. } = &*self.core;
+        let sentence = Sentence { tags: tags.to_vec(), until: self.core.figures().last_sequence };
+        let number = side.add_sentence(&sentence)?;
+        space.condemned.change(|all| all.push((number, sentence)));
+        self.wake(&mut thread);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins another thread after the last, which may be about to end.
+    fn wake(&self, thread: &mut Option<JoinHandle<()>>) {
+        let (core, stop, before) = (Arc::clone(&self.core), Arc::clone(&self.stop), thread.take());
+        let run = move || {
+            // A panic there was said there.
+            let _ = before.map(JoinHandle::join);
+            while let Some((number, sentence)) = core.space.condemned.first() {
+                match sweep(&core, &sentence, &stop) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(
+                            error,
+                            "invalidated entries could not be erased: they are not served all the same"
+                        );
+                        return;
+                    }
+                }
+                if let Err(error) = core.side.remove_sentence(number) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "what was erased will be looked for again at the next start");
+                }
+                core.space.condemned.change(|all| all.retain(|(other, _)| *other != number));
+            }
+        };
+        match std::thread::Builder::new().name("store-sweep".into()).spawn(run) {
+            Ok(handle) => *thread = Some(handle),
+            Err(error) => tracing::warn!(%error, "invalidated entries are erased later, and not served until then"),
+        }
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that erases invalidated entries had panicked");
+        }
+    }
+}
+
+/// Erases what a sentence means. `false`: it was told to stop before the end.
+fn sweep(core: &Core, sentence: &Sentence, stop: &AtomicBool) -> Result<bool, StoreError> {
+    for tag in &sentence.tags {
+        for keys in core
+            .side
+            .keys_with_tag(tag)
+            .map_err(super::side::failed("read tags", &core.side.path))?
+            .chunks(ERASED_AT_ONCE)
+        {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            core.remove_where(keys, |record| record.sequence() <= sentence.until)?;
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,87 @@
+//! Entries that are gone before they are erased.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::store::condemned::Sentence;
+use crate::store::side::{Side, SideFile};
+
+const ENTRIES: u32 = 12_000;
+
+/// Half of them with the tag `even`, and every tenth with `ten`.
+fn put_tagged(store: &Store) {
+    let namespace = Namespace::default();
+    let rows: Vec<_> = (0..ENTRIES).map(|number| row(number, 0)).collect();
+    let tags = |number: u32| -> Vec<String> {
+        let even = number.is_multiple_of(2).then(|| "even".to_owned());
+        even.into_iter().chain(number.is_multiple_of(10).then(|| "ten".to_owned())).collect()
+    };
+    let tags: Vec<_> = (0..ENTRIES).map(tags).collect();
+    let entries: Vec<_> = (0..ENTRIES as usize)
+        .map(|at| NewEntry { tags: &tags[at], ..NewEntry::new(key(at as u32), &rows[at], 1.0, &namespace) })
+        .collect();
+    store.put_many(&entries, NOW).unwrap();
+}
+
+fn is_there(store: &Store, number: u32) -> bool {
+    store.contains_many(&[key(number)], NOW)[0].is_some()
+}
+
+fn there(store: &Store) -> Vec<u32> {
+    (0..ENTRIES).filter(|&number| is_there(store, number)).collect()
+}
+
+fn until(happened: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !happened() {
+        assert!(Instant::now() < deadline, "it does not happen");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn what_is_condemned_is_gone_at_once_and_erased_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    put_tagged(&store);
+    assert_eq!(store.count_tagged("even").unwrap(), u64::from(ENTRIES / 2));
+    store.condemn(&["even".to_owned()]).unwrap();
+    let odd: Vec<u32> = (0..ENTRIES).filter(|number| !number.is_multiple_of(2)).collect();
+    assert_eq!(there(&store), odd);
+    // Nobody brings them back but by putting them again.
+    store.mark_stale(&[key(0), key(2)], NOW).unwrap();
+    assert!(!is_there(&store, 0) && !is_there(&store, 2));
+    let (namespace, unit) = (Namespace::default(), row(4, 1));
+    let tags = ["even".to_owned()];
+    store.put_many(&[NewEntry { tags: &tags, ..NewEntry::new(key(4), &unit, 1.0, &namespace) }], NOW).unwrap();
+    assert_eq!(served(&store, [4], NOW)[&4].0, unit);
+    until(|| store.info().entries == u64::from(ENTRIES / 2 + 1));
+    assert!(is_there(&store, 4));
+    until(|| store.core.side.sentences().unwrap().is_empty());
+    store.condemn(&["ten".to_owned(), "none".to_owned()]).unwrap();
+    assert_eq!(there(&store).len() as u32, ENTRIES / 2 + 1);
+    drop(store);
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    assert!(is_there(&store, 4) && !is_there(&store, 0));
+}
+
+#[test]
+fn what_the_last_run_had_not_erased_is_not_served_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    put_tagged(&store);
+    let (model, until_now) = (store.core.space.model, store.last_sequence());
+    drop(store);
+    let files: Arc<dyn Files> = Arc::new(System);
+    let (file, _) = SideFile::open(&files, folder.path()).unwrap();
+    let (side, _) = Side::open(&file, &file::short_name(&model)).unwrap();
+    side.add_sentence(&Sentence { tags: vec!["ten".to_owned()], until: until_now }).unwrap();
+    drop((side, file));
+
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    assert!(!is_there(&store, 10) && is_there(&store, 11));
+    until(|| store.info().entries == u64::from(ENTRIES - ENTRIES / 10));
+    drop(store);
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    assert_eq!(there(&store).len() as u32, ENTRIES - ENTRIES / 10);
+}
