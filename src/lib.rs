@@ -12,5 +12,6 @@ pub mod domain;
 pub mod engine;
 pub mod http;
 pub mod index;
+pub mod remote;
 pub mod reuse;
 pub mod store;

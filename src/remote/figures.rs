@@ -1,0 +1,141 @@
+//! What the tier has done, counted since it was started.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::link::Standing;
+use super::notices::Epoch;
+use super::record::Flaw;
+
+/// Upper bounds of the classes that fetches' durations are counted in, in microseconds; the last class has none.
+pub const LATENCY_BOUNDS_US: [u64; 10] = [100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000];
+
+/// A reading of all counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Keys that were asked for and found.
+    pub hits: u64,
+    /// Keys that were asked for and not served, whatever the reason.
+    pub misses: u64,
+    /// Records that were none, by [`Flaw::ALL`].
+    pub flawed: [u64; Flaw::ALL.len()],
+    /// Records that had expired or been invalidated.
+    pub outdated: u64,
+    /// Fetches that were answered "nothing" at once, for the tier was away or had notices not read yet.
+    pub skipped: u64,
+    /// Operations that were not answered in time.
+    pub timeouts: u64,
+    /// Operations that failed otherwise.
+    pub errors: u64,
+    /// Records written.
+    pub stores: u64,
+    /// Records, removals and releases that had no room in the queue or could not be done.
+    pub dropped: u64,
+    /// Records that the servers had no room for.
+    pub refused: u64,
+    /// Leases taken.
+    pub leases_ours: u64,
+    /// Leases that others held.
+    pub leases_theirs: u64,
+    /// Leases of others that ended without a record.
+    pub leases_expired: u64,
+    /// Notices published.
+    pub notices_sent: u64,
+    /// Notices of others taken in.
+    pub notices_received: u64,
+    /// Notices that the servers had lost and were given again.
+    pub notices_restored: u64,
+    /// Fetches by their duration, in the classes of [`LATENCY_BOUNDS_US`] and one for the rest.
+    pub latency: [u64; LATENCY_BOUNDS_US.len() + 1],
+    /// The sum of their durations, in microseconds.
+    pub latency_us: u64,
+    /// Whether records are served.
+    pub ready: bool,
+    /// The newest notice that has been taken in.
+    pub epoch: Epoch,
+    /// How many notices are known.
+    pub notices: usize,
+    /// Notices of this node that wait to be sent.
+    pub notices_pending: usize,
+    /// Writes that wait.
+    pub queue: usize,
+    /// The bytes they take.
+    pub queue_bytes: usize,
+    /// The servers, as far as they are known.
+    pub servers: Vec<Standing>,
+    /// The newest failure, for people.
+    pub error: Option<String>,
+}
+
+/// The counts themselves.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) flawed: [AtomicU64; Flaw::ALL.len()],
+    pub(super) outdated: AtomicU64,
+    pub(super) skipped: AtomicU64,
+    pub(super) timeouts: AtomicU64,
+    pub(super) errors: AtomicU64,
+    pub(super) stores: AtomicU64,
+    pub(super) dropped: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) leases_ours: AtomicU64,
+    pub(super) leases_theirs: AtomicU64,
+    pub(super) leases_expired: AtomicU64,
+    pub(super) notices_sent: AtomicU64,
+    pub(super) notices_received: AtomicU64,
+    pub(super) notices_restored: AtomicU64,
+    latency: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
+    latency_us: AtomicU64,
+    error: Mutex<Option<String>>,
+}
+
+pub(super) fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub(super) fn flaw(&self, flaw: Flaw) {
+        let index = Flaw::ALL.iter().position(|&known| known == flaw).unwrap_or(0);
+        add(&self.flawed[index], 1);
+    }
+
+    pub(super) fn took(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let class = LATENCY_BOUNDS_US.partition_point(|&bound| bound < us);
+        add(&self.latency[class], 1);
+        self.latency_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    pub(super) fn failed(&self, why: String) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    pub(super) fn read(&self) -> Figures {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Figures {
+            hits: get(&self.hits),
+            misses: get(&self.misses),
+            flawed: self.flawed.each_ref().map(get),
+            outdated: get(&self.outdated),
+            skipped: get(&self.skipped),
+            timeouts: get(&self.timeouts),
+            errors: get(&self.errors),
+            stores: get(&self.stores),
+            dropped: get(&self.dropped),
+            refused: get(&self.refused),
+            leases_ours: get(&self.leases_ours),
+            leases_theirs: get(&self.leases_theirs),
+            leases_expired: get(&self.leases_expired),
+            notices_sent: get(&self.notices_sent),
+            notices_received: get(&self.notices_received),
+            notices_restored: get(&self.notices_restored),
+            latency: self.latency.each_ref().map(get),
+            latency_us: get(&self.latency_us),
+            error: self.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            ..Figures::default()
+        }
+    }
+}

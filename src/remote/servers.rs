@@ -1,0 +1,578 @@
+//! The tier on real servers: one, one that sentinels watch, or a cluster. To the rest they are the same: nodes, each with
+//! its connection and breaker, and which of them keeps which key.
+//!
+//! A request goes to every server it concerns at once, all its commands in one write. A server that is away costs its own
+//! keys only. What a cluster redirects is asked once more where it says, within the deadline.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value, cmd};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout, timeout_at};
+
+use super::link::{Answer, Fault, Link, Page, Read, Standing, Work};
+use super::node::{self, Bells, Node, Origin, refusal};
+use super::notices::{Epoch, Logged};
+use super::scripts;
+use super::slots::{SLOTS, list, masters, number, slot, text};
+use super::survey::{self, Survey};
+use super::url::{Address, Kind, Url};
+use crate::domain::Key;
+
+/// How often the map of a cluster is drawn anew when nothing asks for it.
+const REDRAW: Duration = Duration::from_secs(10);
+/// The least time between two drawings.
+const REDRAW_PAUSE: Duration = Duration::from_millis(100);
+/// How long one server may take to say how the cluster is made up.
+const REDRAW_ASK: Duration = Duration::from_millis(500);
+/// How many notices a page of the log has at most.
+const PAGE: usize = 2048;
+
+/// The names that things have on the servers.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    prefix: String,
+    epoch: String,
+    notices: String,
+    times: String,
+    floor: String,
+    channel: Arc<str>,
+}
+
+impl Names {
+    pub(super) fn new(prefix: &str) -> Self {
+        // The braces keep the log in one slot, so that a script may use all of it.
+        let log = |part: &str| format!("{{{prefix}:log}}:{part}");
+        Self {
+            prefix: format!("{prefix}:"),
+            epoch: log("epoch"),
+            notices: log("notices"),
+            times: log("times"),
+            floor: log("floor"),
+            channel: log("published").into(),
+        }
+    }
+
+    fn record(&self, key: &Key) -> Vec<u8> {
+        [self.prefix.as_bytes(), key.as_bytes()].concat()
+    }
+
+    fn lease(&self, key: &Key) -> Vec<u8> {
+        [self.prefix.as_bytes(), key.as_bytes(), b":l"].concat()
+    }
+
+    fn script(&self, source: &str) -> Cmd {
+        let mut command = cmd("EVAL");
+        command.arg(source).arg(4).arg(&self.epoch).arg(&self.notices).arg(&self.times).arg(&self.floor);
+        command
+    }
+}
+
+/// See the module's head.
+pub(super) struct Servers {
+    url: Arc<Url>,
+    names: Names,
+    bells: Bells,
+    log_slot: u16,
+    redraw: Arc<Notify>,
+    map: RwLock<Arc<Map>>,
+}
+
+/// Who keeps what.
+struct Map {
+    nodes: Vec<Arc<Node>>,
+    /// The number of a slot's node; `NOBODY` for one that has none. Empty where there is but one node.
+    slots: Vec<u16>,
+}
+
+const NOBODY: u16 = u16::MAX;
+
+impl Map {
+    fn node_of(&self, slot: u16) -> Option<usize> {
+        match self.slots.get(usize::from(slot)) {
+            Some(&node) => (node != NOBODY).then_some(usize::from(node)),
+            None => self.slots.is_empty().then_some(0),
+        }
+    }
+}
+
+/// A command and the slot it belongs to.
+struct Op {
+    slot: u16,
+    command: Cmd,
+}
+
+impl Servers {
+    /// Begins to connect. Has to be called where tasks can be spawned.
+    pub(super) fn start(url: &Url, names: Names, bells: Bells) -> Arc<Self> {
+        let url = Arc::new(url.clone());
+        let start = |origin| Node::start(Arc::clone(&url), origin, Arc::clone(&names.channel), bells.clone());
+        let map = match &url.kind {
+            Kind::Single => {
+                Map { nodes: url.addresses.iter().cloned().map(Origin::At).map(start).collect(), slots: vec![] }
+            }
+            Kind::Sentinel { master } => {
+                let origin = Origin::Watched { master: master.clone(), sentinels: url.addresses.clone() };
+                Map { nodes: vec![start(origin)], slots: vec![] }
+            }
+            Kind::Cluster => Map { nodes: vec![], slots: vec![NOBODY; SLOTS.into()] },
+        };
+        let redraw = Arc::new(Notify::new());
+        let servers = Arc::new(Self {
+            log_slot: slot(names.epoch.as_bytes()),
+            names,
+            bells,
+            redraw: Arc::clone(&redraw),
+            map: RwLock::new(Arc::new(map)),
+            url,
+        });
+        if servers.is_cluster() {
+            tokio::spawn(watch(Arc::downgrade(&servers), redraw));
+        }
+        servers
+    }
+
+    fn is_cluster(&self) -> bool {
+        self.url.kind == Kind::Cluster
+    }
+
+    fn map(&self) -> Arc<Map> {
+        Arc::clone(&self.map.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn log_node(&self) -> Option<Arc<Node>> {
+        let map = self.map();
+        map.node_of(self.log_slot).and_then(|index| map.nodes.get(index).cloned())
+    }
+
+    /// Only a cluster cares.
+    fn slot_of(&self, name: &[u8]) -> u16 {
+        if self.is_cluster() { slot(name) } else { 0 }
+    }
+
+    /// Sends each command to whom it belongs, all at once. One answer each, and the connection's number. An error of the
+    /// server's is a fault.
+    async fn route(&self, ops: &[Op], deadline: Instant) -> Vec<Result<(Value, u64), Fault>> {
+        let map = self.map();
+        let mut answers: Vec<Result<(Value, u64), Fault>> = vec![Err(Fault::Away); ops.len()];
+        let mut shares: Vec<Vec<usize>> = vec![Vec::new(); map.nodes.len()];
+        for (index, op) in ops.iter().enumerate() {
+            if let Some(share) = map.node_of(op.slot).and_then(|node| shares.get_mut(node)) {
+                share.push(index);
+            }
+        }
+        let asked = map.nodes.iter().zip(&shares).filter(|(_, share)| !share.is_empty());
+        let sent = asked.map(|(node, share)| send(node, ops, share, false, deadline));
+        for (share, result) in join_all(sent).await {
+            scatter(share, result, &mut answers);
+        }
+        if !self.is_cluster() {
+            self.look_for_the_master(&map, &answers);
+            return answers;
+        }
+        let mut astray = false;
+        let mut again: HashMap<(usize, bool), Vec<usize>> = HashMap::new();
+        for (index, answer) in answers.iter().enumerate() {
+            match answer {
+                Err(Fault::Refused { code, detail }) if code == "MOVED" || code == "ASK" => {
+                    astray |= code == "MOVED";
+                    let target = detail.split(' ').nth(1).and_then(redirect);
+                    let node = map.nodes.iter().position(|node| Some(node.address()) == target);
+                    if let Some(node) = node {
+                        again.entry((node, code == "ASK")).or_default().push(index);
+                    }
+                }
+                Err(Fault::Refused { code, .. }) => astray |= code == "READONLY" || code == "CLUSTERDOWN",
+                Err(_) => astray = true,
+                Ok(_) => {}
+            }
+        }
+        if astray {
+            self.redraw.notify_one();
+        }
+        let sent = again.iter().map(|((node, ask), share)| send(&map.nodes[*node], ops, share, *ask, deadline));
+        for (share, result) in join_all(sent).await {
+            scatter(share, result, &mut answers);
+        }
+        answers
+    }
+
+    /// A master that has become a replica is left for the one that the sentinels name now.
+    fn look_for_the_master(&self, map: &Map, answers: &[Result<(Value, u64), Fault>]) {
+        let is_watched = matches!(self.url.kind, Kind::Sentinel { .. });
+        let refused = answers.iter().find_map(|answer| match answer {
+            Err(fault @ Fault::Refused { code, .. }) if code == "READONLY" => Some(fault),
+            _ => None,
+        });
+        if let (true, Some(fault), Some(node)) = (is_watched, refused, map.nodes.first()) {
+            node.give_up(node.generation(), fault);
+        }
+    }
+
+    async fn one(&self, slot: u16, command: Cmd, deadline: Instant) -> Result<Value, Fault> {
+        let mut answers = self.route(&[Op { slot, command }], deadline).await;
+        answers.pop().unwrap_or(Err(Fault::Garbled)).map(|(value, _)| value)
+    }
+
+    fn reads(&self, keys: &[Key], leases: bool) -> Vec<Op> {
+        let mut ops = Vec::new();
+        if leases {
+            for key in keys {
+                let name = self.names.lease(key);
+                let mut command = cmd("EXISTS");
+                command.arg(&name[..]);
+                ops.push(Op { slot: self.slot_of(&name), command });
+            }
+        }
+        if self.is_cluster() {
+            for key in keys {
+                let name = self.names.record(key);
+                let mut command = cmd("GET");
+                command.arg(&name[..]);
+                ops.push(Op { slot: slot(&name), command });
+            }
+        } else if !keys.is_empty() {
+            let mut command = cmd("MGET");
+            for key in keys {
+                command.arg(self.names.record(key));
+            }
+            ops.push(Op { slot: 0, command });
+        }
+        // Last: it is then no older than any record that was read on the same server.
+        let mut counter = cmd("GET");
+        counter.arg(&self.names.epoch);
+        ops.push(Op { slot: self.log_slot, command: counter });
+        ops
+    }
+
+    /// Draws the map of a cluster. False if nobody could be asked.
+    async fn draw(&self) -> bool {
+        let map = self.map();
+        for node in &map.nodes {
+            let mut ask = Pipeline::new();
+            ask.cmd("CLUSTER").arg("SLOTS");
+            let answer = node.call(&ask, Instant::now() + REDRAW_ASK).await;
+            if let Ok((values, _)) = answer
+                && values.first().is_some_and(|value| self.drawn(&map, value, &node.address()))
+            {
+                return true;
+            }
+        }
+        for seed in &self.url.addresses {
+            let ask = async {
+                let config = AsyncConnectionConfig::new();
+                let mut connection = node::connect(&self.url, seed, &self.url.login, 0, config).await.ok()?;
+                connection.send_packed_command(cmd("CLUSTER").arg("SLOTS")).await.ok()
+            };
+            if let Ok(Some(value)) = timeout(REDRAW_ASK, ask).await
+                && self.drawn(&map, &value, seed)
+            {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn drawn(&self, old: &Map, value: &Value, asked: &Address) -> bool {
+        let Some(masters) = masters(value, asked).filter(|masters| !masters.is_empty()) else { return false };
+        let mut map = Map { nodes: Vec::with_capacity(masters.len()), slots: vec![NOBODY; SLOTS.into()] };
+        for (address, ranges) in masters {
+            let known = old.nodes.iter().find(|node| node.address() == address).cloned();
+            let node = known.unwrap_or_else(|| {
+                let channel = Arc::clone(&self.names.channel);
+                Node::start(Arc::clone(&self.url), Origin::At(address), channel, self.bells.clone())
+            });
+            for (first, last) in ranges {
+                map.slots[usize::from(first)..=usize::from(last)].fill(map.nodes.len() as u16);
+            }
+            map.nodes.push(node);
+        }
+        let before = self.generation();
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(map);
+        if self.generation() != before {
+            self.bells.change.notify_one();
+        }
+        true
+    }
+}
+
+/// Draws the map whenever it is asked for, and now and then.
+async fn watch(servers: Weak<Servers>, redraw: Arc<Notify>) {
+    while let Some(watched) = servers.upgrade() {
+        let drawn = watched.draw().await;
+        drop(watched);
+        sleep(REDRAW_PAUSE).await;
+        if drawn {
+            let _ = timeout(REDRAW, redraw.notified()).await;
+        }
+    }
+}
+
+async fn send<'a>(
+    node: &Node,
+    ops: &[Op],
+    share: &'a [usize],
+    asking: bool,
+    deadline: Instant,
+) -> (&'a [usize], Result<(Vec<Value>, u64), Fault>) {
+    let mut commands = Pipeline::with_capacity(share.len());
+    for &index in share {
+        if asking {
+            commands.cmd("ASKING");
+        }
+        commands.add_command(ops[index].command.clone());
+    }
+    let result = node.call(&commands, deadline).await;
+    let result = result.map(|(values, generation)| match asking {
+        true => (values.into_iter().skip(1).step_by(2).collect(), generation),
+        false => (values, generation),
+    });
+    (share, result)
+}
+
+fn scatter(share: &[usize], result: Result<(Vec<Value>, u64), Fault>, answers: &mut [Result<(Value, u64), Fault>]) {
+    match result {
+        Ok((values, generation)) => {
+            for (&index, value) in share.iter().zip(values) {
+                answers[index] = refusal(&value).map_or(Ok((value, generation)), Err);
+            }
+        }
+        Err(fault) => share.iter().for_each(|&index| answers[index] = Err(fault.clone())),
+    }
+}
+
+/// `host:port` as a redirection writes it: an IPv6 host has no brackets there.
+fn redirect(text: &str) -> Option<Address> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+}
+
+fn found(answer: Result<(Value, u64), Fault>) -> Result<Option<Vec<u8>>, Fault> {
+    value_found(answer?.0)
+}
+
+fn value_found(value: Value) -> Result<Option<Vec<u8>>, Fault> {
+    match value {
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        Value::Nil => Ok(None),
+        value => Err(refusal(&value).unwrap_or(Fault::Garbled)),
+    }
+}
+
+fn done(answer: Result<(Value, u64), Fault>) -> Result<(), Fault> {
+    answer.map(|_| ())
+}
+
+impl Link for Servers {
+    fn generation(&self) -> u64 {
+        self.log_node().map_or(0, |node| node.generation())
+    }
+
+    fn read<'a>(&'a self, keys: &'a [Key], leases: bool, deadline: Instant) -> Answer<'a, Read> {
+        Box::pin(async move {
+            let ops = self.reads(keys, leases);
+            let mut answers = self.route(&ops, deadline).await;
+            let counter = answers.pop().unwrap_or(Err(Fault::Garbled));
+            let leased = match leases {
+                true => answers
+                    .drain(..keys.len())
+                    .map(|answer| answer.is_ok_and(|(value, _)| number(&value) == Some(1)))
+                    .collect(),
+                false => Vec::new(),
+            };
+            let values = if self.is_cluster() {
+                answers.into_iter().map(found).collect()
+            } else {
+                match answers.pop() {
+                    Some(Ok((Value::Array(values), _))) if values.len() == keys.len() => {
+                        values.into_iter().map(value_found).collect()
+                    }
+                    Some(Err(fault)) => vec![Err(fault); keys.len()],
+                    _ => vec![Err(Fault::Garbled); keys.len()],
+                }
+            };
+            let (counter, generation) = match counter {
+                Ok((Value::Nil, generation)) => (Ok(0), generation),
+                Ok((value, generation)) => {
+                    let counter = number(&value).and_then(|epoch| Epoch::try_from(epoch).ok());
+                    (counter.ok_or(Fault::Garbled), generation)
+                }
+                Err(fault) => (Err(fault), 0),
+            };
+            Read { values, leased, counter, generation }
+        })
+    }
+
+    fn work<'a>(&'a self, work: &'a [Work], deadline: Instant) -> Answer<'a, Vec<Result<(), Fault>>> {
+        Box::pin(async move {
+            let mut ops = Vec::with_capacity(work.len());
+            let mut releases = Vec::new();
+            let release = |key: &Key, token: u64| {
+                let name = self.names.lease(key);
+                let mut command = cmd("EVAL");
+                command.arg(scripts::RELEASE).arg(1).arg(&name[..]).arg(token);
+                Op { slot: self.slot_of(&name), command }
+            };
+            for work in work {
+                let name = self.names.record(work.key());
+                let slot = self.slot_of(&name);
+                ops.push(match work {
+                    Work::Set { key, bytes, ttl_ms, lease } => {
+                        if let Some(token) = lease {
+                            releases.push(release(key, *token));
+                        }
+                        let mut command = cmd("SET");
+                        command.arg(&name[..]).arg(&bytes[..]).arg("PX").arg(*ttl_ms);
+                        Op { slot, command }
+                    }
+                    Work::Remove { .. } => {
+                        let mut command = cmd("UNLINK");
+                        command.arg(&name[..]);
+                        Op { slot, command }
+                    }
+                    Work::Release { key, token } => release(key, *token),
+                });
+            }
+            // In a cluster record and lease are on different servers: there the lease goes once the record stands.
+            let count = work.len();
+            if !self.is_cluster() {
+                ops.append(&mut releases);
+            }
+            let mut answers = self.route(&ops, deadline).await;
+            answers.truncate(count);
+            if !releases.is_empty() {
+                self.route(&releases, deadline).await;
+            }
+            answers.into_iter().map(done).collect()
+        })
+    }
+
+    fn claim<'a>(
+        &'a self,
+        keys: &'a [Key],
+        token: u64,
+        ttl_ms: u64,
+        deadline: Instant,
+    ) -> Answer<'a, Vec<Result<bool, Fault>>> {
+        Box::pin(async move {
+            let ops: Vec<Op> = keys
+                .iter()
+                .map(|key| {
+                    let name = self.names.lease(key);
+                    let mut command = cmd("SET");
+                    command.arg(&name[..]).arg(token).arg("NX").arg("PX").arg(ttl_ms);
+                    Op { slot: self.slot_of(&name), command }
+                })
+                .collect();
+            let answers = self.route(&ops, deadline).await;
+            answers
+                .into_iter()
+                .map(|answer| match answer?.0 {
+                    Value::Okay => Ok(true),
+                    Value::Nil => Ok(false),
+                    _ => Err(Fault::Garbled),
+                })
+                .collect()
+        })
+    }
+
+    fn publish<'a>(
+        &'a self,
+        notice: &'a str,
+        retention_ms: u64,
+        deadline: Instant,
+    ) -> Answer<'a, Result<Logged, Fault>> {
+        Box::pin(async move {
+            let mut command = self.names.script(scripts::PUBLISH);
+            command.arg(notice).arg(retention_ms / 1000).arg(scripts::NOTICES_MAX).arg(&*self.names.channel);
+            let value = self.one(self.log_slot, command, deadline).await?;
+            match list(&value) {
+                Some([epoch, time]) => {
+                    let epoch = number(epoch).and_then(|epoch| u64::try_from(epoch).ok()).ok_or(Fault::Garbled)?;
+                    let time = number(time).and_then(|time| u32::try_from(time).ok()).ok_or(Fault::Garbled)?;
+                    Ok(Logged { text: notice.into(), epoch, time })
+                }
+                _ => Err(Fault::Garbled),
+            }
+        })
+    }
+
+    fn since(&self, epoch: Epoch, deadline: Instant) -> Answer<'_, Result<Page, Fault>> {
+        Box::pin(async move {
+            let mut command = self.names.script(scripts::SINCE);
+            command.arg(epoch).arg(PAGE);
+            let value = self.one(self.log_slot, command, deadline).await?;
+            page(&value).ok_or(Fault::Garbled)
+        })
+    }
+
+    fn restore<'a>(
+        &'a self,
+        notices: &'a [Logged],
+        counter: Epoch,
+        deadline: Instant,
+    ) -> Answer<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let mut rest = notices;
+            loop {
+                let (now, later) = rest.split_at(rest.len().min(PAGE));
+                rest = later;
+                let mut command = self.names.script(scripts::RESTORE);
+                command.arg(&*self.names.channel).arg(counter);
+                for Logged { text, epoch, time } in now {
+                    command.arg(&**text).arg(*epoch).arg(*time);
+                }
+                self.one(self.log_slot, command, deadline).await?;
+                if rest.is_empty() {
+                    return Ok(());
+                }
+            }
+        })
+    }
+
+    fn standing(&self) -> Vec<Standing> {
+        self.map().nodes.iter().map(|node| node.standing()).collect()
+    }
+
+    fn survey(&self, deadline: Instant) -> Answer<'_, Survey> {
+        Box::pin(async move {
+            let map = self.map();
+            let mut slots: HashMap<Address, u16> = HashMap::new();
+            for (index, node) in map.nodes.iter().enumerate() {
+                let count = map.slots.iter().filter(|&&owner| usize::from(owner) == index).count();
+                slots.insert(node.address(), count as u16);
+            }
+            let masters: Vec<Address> = map.nodes.iter().map(|node| node.address()).collect();
+            let survey = survey::of(&self.url, &masters, &slots);
+            timeout_at(deadline.into(), survey).await.unwrap_or_else(|_| survey::too_late(&self.url))
+        })
+    }
+}
+
+/// Counter, floor, seconds, microseconds, then text, epoch and time of each notice.
+fn page(value: &Value) -> Option<Page> {
+    let [counter, floor, seconds, microseconds, notices @ ..] = list(value)? else { return None };
+    let whole = |value: &Value| number(value).and_then(|number| u64::try_from(number).ok());
+    let notices: Vec<Logged> = notices
+        .chunks(3)
+        .map(|notice| match notice {
+            // A text that is no UTF-8 is none of ours and cannot be understood: it means everything.
+            [said, epoch, time] => Some(Logged {
+                text: text(said).unwrap_or_default().into(),
+                epoch: whole(epoch)?,
+                time: u32::try_from(whole(time)?).ok()?,
+            }),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    Some(Page {
+        counter: whole(counter)?,
+        floor: whole(floor)?,
+        now_ms: whole(seconds)? * 1000 + whole(microseconds)? / 1000,
+        more: notices.len() >= PAGE,
+        notices,
+    })
+}

@@ -1,0 +1,132 @@
+//! One real server.
+
+use std::time::Instant;
+
+use redis::Value;
+
+use super::live::{Server, available};
+use super::*;
+
+#[test]
+fn a_record_goes_round_with_its_time_to_live() {
+    if !available() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let [a, b] = [0, 1].map(|_| Machine::at(&server.url(), config()));
+    let now = a.tier.now().unwrap();
+    let expiring = Record { expires: Some(now + 100), ..record(&["x"]) };
+    a.tier.store(key(1), expiring.clone(), 0, None);
+    a.tier.store(key(2), record(&[]), 0, None);
+    assert!(a.tier.flush(SOON));
+    assert_eq!(b.fetch(&[key(1), key(2), key(3)]).records, [Some(expiring), Some(record(&[])), None]);
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let mut ttl = |number: u64| -> i64 {
+        let name = [b"vecmemo:".as_slice(), key(number).as_bytes()].concat();
+        redis::cmd("PTTL").arg(name).query(&mut connection).unwrap()
+    };
+    assert!((90_000..=100_000).contains(&ttl(1)), "{}", ttl(1));
+    let month = 30 * 24 * 3_600_000;
+    assert!((month - 60_000..=month).contains(&ttl(2)), "{}", ttl(2));
+    b.tier.remove(&[key(1)]);
+    assert!(b.tier.flush(SOON));
+    assert_eq!(a.get(&key(1)), None);
+}
+
+#[test]
+fn an_invalidation_reaches_the_others_without_being_asked_for() {
+    if !available() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let [a, b] = [0, 1].map(|_| Machine::at(&server.url(), config()));
+    a.put(key(1), &["x"]);
+    assert!(a.tier.publish(&of_tag("x")));
+    assert_eq!(b.get(&key(1)), None);
+    for number in 0..200 {
+        assert!(a.tier.publish(&of_tag(&number.to_string())));
+    }
+    until("all are heard", SOON, || b.heard().len() == 201);
+    assert_eq!(b.heard()[200], of_tag("199"), "in their order");
+    assert_eq!(a.heard(), []);
+    assert!(a.tier.publish(&of_tag("0")));
+    assert_eq!(server.ask(&["ZCARD", "{vecmemo:log}:notices"]), Value::Int(201), "said again, it is not there twice");
+    let late = Machine::at(&server.url(), config());
+    assert_eq!(late.heard().len(), 201);
+}
+
+/// The log is pruned: what was computed before that, and what a node holds that has not heard it, may be anything.
+#[test]
+fn what_was_pruned_unheard_may_have_meant_everything() {
+    if !available() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let short = Config { ttl_max: Duration::from_secs(3600), ..config() };
+    let a = Machine::at(&server.url(), short);
+    a.put(key(1), &[]);
+    assert!(a.tier.publish(&of_tag("old")));
+    server.ask(&["HSET", "{vecmemo:log}:times", "1", "1000"]);
+    assert!(a.tier.publish(&of_tag("new")));
+    assert_eq!(server.text(&["GET", "{vecmemo:log}:floor"]), "1");
+    assert_eq!(server.ask(&["ZCARD", "{vecmemo:log}:notices"]), Value::Int(1));
+    until("it is outdated", SOON, || a.get(&key(1)).is_none());
+    a.put(key(1), &[]);
+    assert!(a.get(&key(1)).is_some());
+    let behind = |epoch: Epoch| {
+        let path = folder.path().join(format!("{epoch}.json"));
+        State { epoch, pending: vec![] }.write(&path).unwrap();
+        Machine::at(&server.url(), Config { state_file: Some(path), ..config() }).heard()
+    };
+    assert_eq!(behind(0), [Notice::everything(true), of_tag("new")]);
+    assert_eq!(behind(1), [of_tag("new")]);
+    assert_eq!(behind(2), []);
+    assert_eq!(Machine::at(&server.url(), config()).heard(), [of_tag("new")], "a new node holds nothing yet");
+}
+
+#[test]
+fn a_counter_that_was_turned_back_is_turned_forward_again() {
+    if !available() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let [a, b] = [0, 1].map(|_| Machine::at(&server.url(), config()));
+    a.put(key(1), &["x"]);
+    assert!(a.tier.publish(&of_tag("x")));
+    assert!(a.tier.publish(&of_tag("y")));
+    assert_eq!(b.get(&key(1)), None);
+    server.ask(&["DEL", "{vecmemo:log}:notices", "{vecmemo:log}:epoch", "{vecmemo:log}:times"]);
+    until("both are back", SOON, || {
+        assert_eq!(b.get(&key(1)), None);
+        server.ask(&["ZCARD", "{vecmemo:log}:notices"]) == Value::Int(2)
+    });
+    a.put(key(1), &["x"]);
+    assert!(b.get(&key(1)).is_some());
+    assert!(b.tier.publish(&of_tag("x")));
+    assert_eq!(a.get(&key(1)), None);
+}
+
+#[test]
+fn a_server_that_comes_back_empty_is_used_again() {
+    if !available() {
+        return;
+    }
+    let mut server = Server::start(&[]);
+    let machine = Machine::at(&server.url(), config());
+    machine.put(key(1), &["x"]);
+    assert!(machine.tier.publish(&of_tag("y")));
+    server.kill();
+    until("it is noticed", SOON, || !machine.tier.figures().ready);
+    let begun = Instant::now();
+    assert_eq!(machine.get(&key(1)), None);
+    assert!(begun.elapsed() < Duration::from_millis(500));
+    assert!(!machine.tier.publish(&of_tag("z")));
+    server.run();
+    machine.wait();
+    until("its log is whole again", SOON, || server.ask(&["ZCARD", "{vecmemo:log}:notices"]) == Value::Int(2));
+    assert_eq!(machine.get(&key(1)), None);
+    machine.put(key(1), &["x"]);
+    assert!(machine.get(&key(1)).is_some());
+}
