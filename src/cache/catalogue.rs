@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use super::events::{Event, EventRules, Reaction};
+use super::remote::TierCollector;
 use super::{Cache, Error, Invalidated, Migration};
 use crate::domain::ModelVersion;
 use crate::store::{Folder, StoreError};
@@ -287,6 +289,13 @@ impl Catalogue {
         folder.keep(ALIASES_FILE, &bytes)?;
         self.replace(table);
         Ok(())
+    }
+
+    /// Adds the metrics of the tier that is shared with other machines, if there is one, to a registry.
+    pub fn register_tier(&self, registry: &mut Registry) {
+        if let Some(tier) = self.default().cache.tier() {
+            registry.register_collector(Box::new(TierCollector(tier.clone())));
+        }
     }
 
     /// Has these rules say from now on what events invalidate.

@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::invalidate::{Invalidation, InvalidationMode};
@@ -268,7 +269,46 @@ impl Template {
     }
 }
 
+/// An event as JSON, where it stands by itself.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(rename = "type")]
+    kind: String,
+    subject: Option<String>,
+    id: Option<String>,
+    source: Option<String>,
+    #[serde(default)]
+    data: Value,
+}
+
 impl Event {
+    /// The event that an entry of a stream says: as JSON, ours or a CloudEvent's, in the field `event`; or in fields named as an event's
+    /// parts, of which `data` is JSON. Other fields are passed over.
+    ///
+    /// # Errors
+    /// When it says none, naming the field at fault.
+    pub fn from_fields(fields: &[(String, Vec<u8>)]) -> Result<Self, String> {
+        let bytes = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_slice());
+        let event = match bytes("event") {
+            Some(json) => {
+                let written: Written = serde_json::from_slice(json).map_err(|error| format!("event: {error}"))?;
+                let Written { kind, subject, id, source, data } = written;
+                Self { kind, subject, id, source, data }
+            }
+            None => {
+                let text = |name: &str| {
+                    let text = bytes(name).map(|bytes| String::from_utf8(bytes.to_vec())).transpose();
+                    text.map_err(|_| format!("{name}: it is not UTF-8"))
+                };
+                let kind = text("type")?.ok_or("type: neither it nor the field event is there")?;
+                let data = bytes("data").map(serde_json::from_slice).transpose();
+                let data = data.map_err(|error| format!("data: {error}"))?.unwrap_or_default();
+                Self { kind, subject: text("subject")?, id: text("id")?, source: text("source")?, data }
+            }
+        };
+        if event.kind.is_empty() { Err("type: a type is not empty".to_owned()) } else { Ok(event) }
+    }
+
     /// What the event says of a placeholder, if it is a text that is not empty, a number, true or false.
     fn said(&self, placeholder: &str) -> Option<String> {
         let said = match placeholder {
@@ -358,6 +398,29 @@ mod tests {
         }
         assert_eq!(lacks(&event("b", "")), "subject");
         assert!(rules.reactions(&event("c", "")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_event_is_read_from_the_fields_of_a_stream() {
+        let fields = |pairs: &[(&str, &str)]| -> Vec<(String, Vec<u8>)> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect()
+        };
+        let expected = Event { data: json!({ "n": 1 }), ..event("a", "s") };
+        let flat = [("type", "a"), ("subject", "s"), ("data", r#"{"n": 1}"#), ("more", "x")];
+        let whole = [("event", r#"{"specversion": "1.0", "type": "a", "subject": "s", "data": {"n": 1}}"#)];
+        for pairs in [&flat[..], &whole[..]] {
+            assert_eq!(Event::from_fields(&fields(pairs)).unwrap(), expected);
+        }
+        for (pairs, says) in [
+            (&[("subject", "s")][..], "type"),
+            (&[("type", "")], "type"),
+            (&[("type", "a"), ("data", "{")], "data"),
+            (&[("event", "[]")], "event"),
+            (&[("event", r#"{"subject": "s"}"#)], "type"),
+        ] {
+            let error = Event::from_fields(&fields(pairs)).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
     }
 
     #[test]

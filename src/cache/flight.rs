@@ -70,6 +70,8 @@ pub(super) struct Particulars {
     pub(super) refresh_ahead: bool,
     /// Stored over the entry that is there, and only if one still is.
     pub(super) refreshes: bool,
+    /// Whether the shared tier may have it.
+    pub(super) is_shared: bool,
 }
 
 /// One text key being answered.

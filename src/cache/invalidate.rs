@@ -1,7 +1,7 @@
 //! Invalidation: entries chosen by what they are, removed or marked stale.
 //!
 //! Several selectors together narrow: an entry has to meet all of them. Of several tags, keys or texts one is enough.
-//! Everything here blocks for as long as the store takes.
+//! Everything here blocks for as long as the store takes, which is milliseconds for any number of entries with a tag.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use crate::store::Selector;
 
 /// Keys removed or marked at a time: writes of others get their turn in between.
 const KEYS_AT_ONCE: usize = 4096;
+/// From how many entries on nobody waits for them to be erased.
+const CONDEMNED_MIN: usize = 8192;
 
 /// Which entries: those that meet all that is given.
 #[derive(Clone, Debug, Default)]
@@ -49,12 +51,16 @@ pub enum InvalidationMode {
 /// What an invalidation came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Invalidated {
-    /// Entries that were chosen.
+    /// Entries that were chosen. Of very many with a tag this is an upper bound: some may have been gone already.
     pub matched: usize,
-    /// Entries that were removed: none when they are only marked or counted.
+    /// Entries that were removed: none when they are only marked or counted. None of them is served any more; very many are erased
+    /// behind.
     pub removed: usize,
     /// Entries that were marked stale.
     pub marked: usize,
+    /// Whether the shared tier has taken it, so that no other machine is served from there what was meant; if not, it will be told as soon as it can
+    /// be reached. `None` without a tier, and when nothing was done.
+    pub published: Option<bool>,
 }
 
 impl std::ops::Add for Invalidated {
@@ -66,6 +72,10 @@ impl std::ops::Add for Invalidated {
             matched: self.matched + other.matched,
             removed: self.removed + other.removed,
             marked: self.marked + other.marked,
+            published: match (self.published, other.published) {
+                (Some(one), Some(other)) => Some(one && other),
+                (one, other) => one.or(other),
+            },
         }
     }
 }
@@ -89,8 +99,11 @@ pub(super) fn invalidate(
     if wanted.is_empty() {
         return Err(Error::EmptySelector);
     }
+    if let Some(condemned) = condemn_many(shared, wanted)? {
+        return Ok(condemned);
+    }
     let chosen = choose(shared, wanted, keys_of_texts)?;
-    let mut invalidated = Invalidated { matched: chosen.len(), removed: 0, marked: 0 };
+    let mut invalidated = Invalidated { matched: chosen.len(), ..Invalidated::default() };
     if wanted.dry_run {
         return Ok(invalidated);
     }
@@ -105,6 +118,27 @@ pub(super) fn invalidate(
         }
     }
     Ok(invalidated)
+}
+
+/// Of many entries that go by their tags alone: they are not served from now on, and erased behind.
+fn condemn_many(shared: &Shared, wanted: &Invalidation) -> Result<Option<Invalidated>, Error> {
+    let Invalidation { keys, texts, tags: Some(tags), tag_glob, namespace, older_than, .. } = wanted else {
+        return Ok(None);
+    };
+    let narrows =
+        keys.is_some() || texts.is_some() || tag_glob.is_some() || namespace.is_some() || older_than.is_some();
+    if narrows || wanted.dry_run || wanted.mode == InvalidationMode::Soft {
+        return Ok(None);
+    }
+    let mut matched = 0;
+    for tag in tags {
+        matched += shared.store.count_tagged(tag)? as usize;
+    }
+    if matched < CONDEMNED_MIN {
+        return Ok(None);
+    }
+    shared.store.condemn(tags)?;
+    Ok(Some(Invalidated { matched, removed: matched, ..Invalidated::default() }))
 }
 
 /// The keys of all entries that meet everything that is given, each once.

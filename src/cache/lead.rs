@@ -1,15 +1,17 @@
-//! The path of a miss: tokenise, look again by token ids, queue for the engine. Blocking; runs on a blocking thread
-//! and goes on whoever leaves.
+//! The path of a miss: tokenise, look again by token ids, ask the shared tier, queue for the engine. Blocking; runs on a
+//! blocking thread and goes on whoever leaves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::flight::{Attachment, Call, Failure, Landed, Spent, Waiter};
+use super::remote::{self, Passage};
 use super::writer::{Destination, Landing, Writer};
-use crate::batch::{Computed, Embedder, Job, JobError, Recipient};
+use super::{Inner, Shared};
+use crate::batch::{Computed, Embedder, Job, JobError, Recipient, Ticket};
 use crate::domain::{Embedding, Key, Scope, Status, TokenKey, Tokens, Truncation, TruncationDirection};
+use crate::remote::Record;
 
 /// A call to be answered, and what it asks about.
 pub(super) struct Leader {
@@ -59,7 +61,8 @@ impl Drop for Unended {
 }
 
 /// Sees to it that every leader's call ends.
-pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, leaders: Vec<Leader>, errand: &Errand) {
+pub(super) fn lead(inner: &Arc<Inner>, leaders: Vec<Leader>, errand: &Errand) {
+    let (shared, embedder, writer) = (&inner.shared, &inner.embedder, inner.writer());
     let mut unended =
         Unended { shared: Arc::clone(shared), calls: leaders.iter().map(|leader| Arc::clone(&leader.call)).collect() };
     let leaders = if errand.sharing == Sharing::Shared {
@@ -81,13 +84,15 @@ pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, l
     };
     let tokenize = started.elapsed();
 
-    let mut jobs = Vec::new();
+    let (mut missed, mut kept_here) = (Vec::new(), Vec::new());
     let mut raised = Vec::new();
+    let namespace = leaders.first().map(|leader| leader.call.particulars.namespace.clone()).unwrap_or_default();
     for (leader, tokens) in leaders.into_iter().zip(tokens) {
         let token_key = errand.scope.token_key(&tokens.ids);
         let truncated = tokens.truncated();
         let token_count = tokens.ids.len() as u32;
         let ticket = leader.call.ticket().clone();
+        let (key, is_shared) = (leader.call.key, leader.call.particulars.is_shared);
         let target = match errand.sharing {
             Sharing::Alone { replace } => Target::Alone { call: leader.call, truncated, replace },
             Sharing::Shared | Sharing::Refresh => {
@@ -100,32 +105,82 @@ pub(super) fn lead(shared: &Arc<Shared>, embedder: &Embedder, writer: &Writer, l
                 {
                     let spent = Spent { tokenize, ..Spent::default() };
                     let to = Destination::Gathered(Status::TokenHit);
-                    writer.land(Landing { embedding, tokens, token_key, spent, to });
+                    let passage = remote::passage(shared, is_shared);
+                    writer.land(Landing { embedding, tokens, token_key, spent, to, passage });
                     continue;
                 }
                 Target::Gathered
             }
         };
-        let recipient = Waiting {
+        let passage = match &target {
+            Target::Alone { replace: false, .. } => Passage::None,
+            Target::Gathered | Target::Alone { .. } => remote::passage(shared, is_shared),
+        };
+        let waiting = Waiting {
             shared: Arc::clone(shared),
             writer: writer.clone(),
             token_key,
             token_count,
             tokenize,
             target,
+            passage,
             ended: AtomicBool::new(false),
         };
-        jobs.push(Job { tokens, ticket, recipient: Box::new(recipient) });
+        let to = if is_shared && errand.sharing == Sharing::Shared { &mut missed } else { &mut kept_here };
+        to.push(Missed { key, tokens, ticket, waiting: Box::new(waiting) });
     }
     // From here on each call ends through its recipient or its landing.
     unended.calls.clear();
     embedder.promote(&raised);
+    submit(embedder, kept_here);
+    submit(embedder, remote::look(inner, &namespace, missed));
+}
+
+/// Has texts computed.
+pub(super) fn submit(embedder: &Embedder, missed: Vec<Missed>) {
+    let jobs: Vec<Job> = missed.into_iter().map(Missed::job).collect();
     if !jobs.is_empty()
         && let Err((refusal, jobs)) = embedder.submit(jobs)
     {
         for job in jobs {
             job.recipient.finish(Err(JobError::Refused(refusal.clone())));
         }
+    }
+}
+
+/// A text that is neither stored here nor on its way, and those who wait for it.
+pub(super) struct Missed {
+    key: Key,
+    tokens: Tokens,
+    ticket: Ticket,
+    waiting: Box<Waiting>,
+}
+
+impl Missed {
+    /// What it is stored under.
+    pub(super) fn key(&self) -> Key {
+        self.key
+    }
+
+    /// As it is, with this to be done with it in the shared tier once it is computed.
+    pub(super) fn with(mut self, passage: Passage) -> Self {
+        self.waiting.passage = passage;
+        self
+    }
+
+    /// Lands what the shared tier has of it.
+    pub(super) fn take(self, record: Record) {
+        let Waiting { writer, token_key, tokenize, ended, .. } = &*self.waiting;
+        ended.store(true, Ordering::Relaxed);
+        let embedding = Arc::new(Embedding { unit: record.unit.clone(), norm: record.norm });
+        let spent = Spent { tokenize: *tokenize, ..Spent::default() };
+        let to = Destination::Gathered(Status::Remote);
+        let (tokens, passage) = (record.tokens, Passage::From(Box::new(record)));
+        writer.land(Landing { embedding, tokens, token_key: *token_key, spent, to, passage });
+    }
+
+    fn job(self) -> Job {
+        Job { tokens: self.tokens, ticket: self.ticket, recipient: self.waiting }
     }
 }
 
@@ -209,6 +264,7 @@ struct Waiting {
     token_count: u32,
     tokenize: Duration,
     target: Target,
+    passage: Passage,
     ended: AtomicBool,
 }
 
@@ -241,7 +297,7 @@ impl Recipient for Waiting {
         wanted
     }
 
-    fn finish(self: Box<Self>, outcome: Result<Computed, JobError>) {
+    fn finish(mut self: Box<Self>, outcome: Result<Computed, JobError>) {
         let computed = match outcome {
             Ok(computed) => computed,
             Err(error) => return self.fail(&Failure::Job(error)),
@@ -266,7 +322,9 @@ impl Recipient for Waiting {
             inference: computed.inference,
             write: Duration::ZERO,
         };
-        self.writer.land(Landing { embedding, tokens: self.token_count, token_key: self.token_key, spent, to });
+        let passage = std::mem::take(&mut self.passage);
+        let (tokens, token_key) = (self.token_count, self.token_key);
+        self.writer.land(Landing { embedding, tokens, token_key, spent, to, passage });
     }
 }
 

@@ -37,6 +37,7 @@ mod metrics;
 mod migration;
 pub mod policy;
 mod refresh;
+mod remote;
 mod repeated;
 mod request;
 mod resident;
@@ -51,7 +52,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -72,6 +73,7 @@ pub use events::{Event, EventError, EventRule, EventRuleError, EventRules};
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
 pub use migration::{Embedded, Migration, Progress};
 pub use policy::Policies;
+pub use remote::{SharedTier, TierFigures};
 pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
 pub use reuse::{CertificateFigures, Config as ReuseConfig, FieldFigures, ReuseFigures, Reused};
 pub use search::{Found, IndexFigures, Search, SearchConfig, Searched};
@@ -117,6 +119,7 @@ struct Shared {
     claims: Claims,
     reuse: Reuse,
     enabled: AtomicBool,
+    tier: Option<SharedTier>,
 }
 
 /// How the cache is kept.
@@ -130,6 +133,8 @@ pub struct Config {
     pub search: SearchConfig,
     /// How the reuse of near-duplicates' vectors is learnt.
     pub reuse: ReuseConfig,
+    /// The tier shared with other machines, if there is one. [`SharedTier::begin`] is to be called once all its caches are there.
+    pub tier: Option<SharedTier>,
 }
 
 impl Default for Config {
@@ -140,12 +145,16 @@ impl Default for Config {
             enabled: true,
             search: SearchConfig::default(),
             reuse: ReuseConfig::default(),
+            tier: None,
         }
     }
 }
 
 /// How often a read is begun in all when the store's file is cut short under it.
 const READS_MAX: usize = 2;
+
+/// How long a drain waits for what is on its way into the shared tier.
+const TIER_FLUSH: Duration = Duration::from_secs(2);
 
 impl Shared {
     fn policies(&self) -> Arc<Policies> {
@@ -191,7 +200,7 @@ impl Cache {
     /// As [`Cache::new`], kept as the configuration says.
     #[must_use]
     pub fn with(store: Store, embedder: Embedder, config: Config) -> Self {
-        let Config { policies, enabled, search, reuse } = config;
+        let Config { policies, enabled, search, reuse, tier } = config;
         let has_learnt = reuse::has_learnt(&reuse, &embedder.card().version.to_string());
         let shared = Arc::new(Shared {
             store,
@@ -202,7 +211,11 @@ impl Cache {
             searchable: Searchable::new(search),
             reuse: Reuse::new(reuse),
             enabled: AtomicBool::new(enabled),
+            tier,
         });
+        if let Some(tier) = &shared.tier {
+            tier.add(embedder.card().version, &shared);
+        }
         let (writer, writer_thread) = Writer::start(Arc::clone(&shared));
         let card = embedder.card();
         let prompt = default_prompt(card);
@@ -445,11 +458,14 @@ impl Cache {
     /// # Errors
     /// When the store cannot write.
     pub fn remove(&self, keys: &[Key]) -> Result<usize, Error> {
+        let wanted = Invalidation { keys: Some(keys.to_vec()), ..Invalidation::default() };
+        remote::publish(&self.inner.shared, &self.card().version, &wanted, None);
         Ok(self.inner.shared.store.remove_many(keys)?)
     }
 
     /// Removes entries chosen by what they are, or marks them stale. Works while the cache is switched off, too. Blocks
-    /// for as long as the store takes: a scan of all records for a namespace or an age, an index for the rest.
+    /// for as long as the store takes: a scan of all records for a namespace or an age, an index for the rest. With a shared tier the
+    /// same is done on every machine that uses it.
     ///
     /// # Errors
     /// When nothing says which entries are meant, or the store cannot read or write; some may be removed then.
@@ -458,7 +474,10 @@ impl Cache {
             let namespace = wanted.namespace.clone().unwrap_or_default();
             self.keys_of_texts(&namespace, texts)
         });
-        invalidate::invalidate(&self.inner.shared, wanted, keys_of_texts.as_deref())
+        let (shared, keys_of_texts) = (&self.inner.shared, keys_of_texts.as_deref());
+        // Others first: what they compute from now on is not meant.
+        let published = remote::publish(shared, &self.card().version, wanted, keys_of_texts);
+        Ok(Invalidated { published, ..invalidate::invalidate(shared, wanted, keys_of_texts)? })
     }
 
     /// All keys that texts of a namespace may be cached under: with each of the model's prompts and with its default,
@@ -488,6 +507,12 @@ impl Cache {
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.inner.shared.is_enabled()
+    }
+
+    /// The tier that is shared with other machines, if there is one.
+    #[must_use]
+    pub fn tier(&self) -> Option<&crate::remote::Tier> {
+        self.inner.shared.tier.as_ref().map(SharedTier::tier)
     }
 
     /// Has these policies say from now on how entries live. What is stored keeps the life it was given; what is computed right now
@@ -610,6 +635,11 @@ impl Cache {
         let drained = tokio::task::spawn_blocking(move || {
             cache.inner.embedder.drain();
             cache.inner.writer().flush();
+            if let Some(tier) = &cache.inner.shared.tier
+                && !tier.tier().flush(TIER_FLUSH)
+            {
+                tracing::warn!("some of what was computed last did not get into the shared tier");
+            }
             cache.inner.shared.store.sync()
         });
         Ok(drained.await.expect("draining does not panic")?)
@@ -823,7 +853,7 @@ impl Cache {
         if !leaders.is_empty() {
             let inner = Arc::clone(&self.inner);
             tokio::task::spawn_blocking(move || {
-                lead::lead(&inner.shared, &inner.embedder, inner.writer(), leaders, &errand);
+                lead::lead(&inner, leaders, &errand);
             });
         }
         for (index, waiter, leads) in waiters {
@@ -844,6 +874,7 @@ fn particulars(request: &Request<'_>, terms: &policy::Terms, key: &Key, index: u
         pinned: request.pinned.unwrap_or(terms.pinned),
         refresh_ahead: terms.refresh_ahead > 0.0,
         refreshes: false,
+        is_shared: terms.shared,
     }
 }
 

@@ -20,7 +20,7 @@ pub const DEFAULT_POLICY: &str = "default";
 pub const TTL_SECONDS_MAX: u64 = 1_576_800_000;
 
 /// What a policy says of the entries it is for.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Terms {
     /// How long an entry lives; for ever if `None`. From a second to fifty years.
     pub ttl: Option<Duration>,
@@ -33,6 +33,8 @@ pub struct Terms {
     pub pinned: bool,
     /// When a near-duplicate's vector will do for a text; never if `None`.
     pub reuse: Option<reuse::Terms>,
+    /// Whether entries are looked for and kept in the tier shared with other machines, if there is one.
+    pub shared: bool,
 }
 
 /// A policy as written down: what it is for, and what it says.
@@ -111,6 +113,13 @@ impl Policies {
     #[must_use]
     pub fn refresh_ahead_max(&self) -> f64 {
         self.refresh_ahead_max
+    }
+}
+
+impl Default for Terms {
+    /// For ever, and for everybody.
+    fn default() -> Self {
+        Self { ttl: None, jitter: 0.0, refresh_ahead: 0.0, pinned: false, reuse: None, shared: true }
     }
 }
 

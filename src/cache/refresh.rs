@@ -115,7 +115,7 @@ pub(super) fn begin(
     // Holding the waiters is what keeps the calls wanted.
     runtime.spawn(observe(Arc::clone(shared), waiters));
     let errand = Errand { sharing: Sharing::Refresh, ..errand.clone() };
-    lead::lead(shared, &inner.embedder, inner.writer(), leaders, &errand);
+    lead::lead(inner, leaders, &errand);
 }
 
 /// What the new entry is stored with; `None` if the old one is gone, or not due by its own policy.
@@ -142,6 +142,7 @@ fn particulars(shared: &Shared, key: &Key, entry: &Entry, wishes: &Wishes, now: 
         pinned: entry.pinned || terms.pinned,
         refresh_ahead: terms.refresh_ahead > 0.0,
         refreshes: true,
+        is_shared: terms.shared,
     })
 }
 

@@ -8,6 +8,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
 use super::Shared;
+use super::remote::TierFigures;
 use super::resident::resident;
 use super::reuse::ReuseFigures;
 use super::search::IndexFigures;
@@ -58,6 +59,9 @@ pub struct Stats {
     pub index: IndexFigures,
     /// The reuse of near-duplicates' vectors, and its measured error.
     pub reuse: ReuseFigures,
+    /// The tier shared with other machines, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<TierFigures>,
     /// The store.
     pub store: Info,
 }
@@ -172,6 +176,7 @@ impl Stats {
             },
             index: shared.searchable.figures(),
             reuse: shared.reuse.figures(),
+            remote: shared.tier.as_ref().map(|shared| TierFigures::of(shared.tier())),
             store,
         }
     }
@@ -204,7 +209,8 @@ fn share(hits: u64, counts: &Counts) -> Option<f64> {
 
 fn tiers(counts: &Counts) -> BTreeMap<&'static str, Tier> {
     let hits = of(counts, Status::Hit) + of(counts, Status::TokenHit);
-    [("local", Tier { hits, hit_rate: share(hits, counts) })].into()
+    let tier = |hits| Tier { hits, hit_rate: share(hits, counts) };
+    [("local", tier(hits)), ("remote", tier(of(counts, Status::Remote)))].into()
 }
 
 /// Reads the store's figures at each scrape, for as long as it is open.

@@ -3,14 +3,17 @@
 //! Whatever has arrived is stored together, so that one sync serves all of it. A store that cannot write does not fail
 //! a request: the vector is answered, and the failure counted and logged.
 
+use std::borrow::Cow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::flight::{Attached, Call, Landed, Spent};
+use super::flight::{Attached, Call, Landed, Particulars, Spent};
+use super::remote::{self, Passage};
 use crate::domain::{Embedding, Key, Status, TokenKey};
+use crate::remote::Record;
 use crate::store::NewEntry;
 
 /// The most landings that wait for the writer; past it the engine's thread waits.
@@ -25,6 +28,8 @@ pub(super) struct Landing {
     pub(super) token_key: TokenKey,
     pub(super) spent: Spent,
     pub(super) to: Destination,
+    /// What the shared tier has to do with it.
+    pub(super) passage: Passage,
 }
 
 /// Who gets a landing.
@@ -151,6 +156,14 @@ impl<'a> Approach<'a> {
         let replace = call.particulars.refreshes;
         Self { landing, call, status, truncated, stored: true, replace }
     }
+
+    /// What the shared tier has under the call's key, if that is what lands.
+    fn brought(&self) -> Option<&'a Record> {
+        match (&self.landing.passage, self.status) {
+            (Passage::From(record), Status::Remote) => Some(record),
+            _ => None,
+        }
+    }
 }
 
 /// What was removed while it was computed anew in the background does not come back by that.
@@ -170,22 +183,28 @@ fn leave_out_removed(shared: &Shared, calls: &mut [Approach<'_>]) {
 fn store(shared: &Shared, calls: &mut [Approach<'_>]) -> Duration {
     let started = Instant::now();
     leave_out_removed(shared, calls);
-    let entries: Vec<NewEntry<'_>> = calls
+    let to_store: Vec<(&Approach<'_>, Cow<'_, Particulars>)> = calls
         .iter()
         .filter(|approach| approach.stored)
-        .map(|Approach { landing, call, status, truncated, replace, .. }| {
-            let (embedding, particulars) = (&landing.embedding, &call.particulars);
+        .map(|approach| (approach, remote::particulars(shared, &approach.call.particulars, approach.brought())))
+        .collect();
+    let entries: Vec<NewEntry<'_>> = to_store
+        .iter()
+        .map(|(approach, particulars)| {
+            let Approach { landing, call, status, truncated, replace, .. } = approach;
+            let embedding = &landing.embedding;
             NewEntry {
                 tokens: landing.tokens,
                 truncated: *truncated,
                 expires: particulars.expires,
-                token_key: (*status == Status::Computed).then_some(landing.token_key),
+                token_key: matches!(status, Status::Computed | Status::Remote).then_some(landing.token_key),
                 tags: &particulars.tags,
                 payload: particulars.payload.as_deref(),
                 pinned: particulars.pinned,
                 refresh_ahead: particulars.refresh_ahead,
                 replace: *replace,
-                copied: *status != Status::Computed,
+                copied: approach.brought().map_or(*status != Status::Computed, |record| record.copied),
+                stale: approach.brought().is_some_and(|record| record.stale),
                 ..NewEntry::new(call.key, &embedding.unit, embedding.norm, &particulars.namespace)
             }
         })
@@ -202,6 +221,9 @@ fn store(shared: &Shared, calls: &mut [Approach<'_>]) -> Duration {
                 "what was computed could not be stored; it is answered all the same"
             );
         }
+    }
+    for (entry, (approach, _)) in entries.iter().zip(&to_store) {
+        remote::keep(shared, entry, &approach.landing.passage);
     }
     started.elapsed()
 }

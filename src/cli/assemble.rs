@@ -6,10 +6,11 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::batch::Embedder;
-use crate::cache::{Cache, Catalogue, CatalogueError};
+use crate::cache::{self, Cache, Catalogue, CatalogueError, SharedTier};
 use crate::config::{ModelSettings, Settings};
 use crate::domain::ModelCard;
 use crate::engine::{self, Described, Model, Residents};
+use crate::remote::{self, Tier};
 use crate::store::{Folder, StoreError};
 
 /// The cache of the one model that a command is about. Its weights are loaded when something has to be computed.
@@ -17,13 +18,17 @@ pub(super) fn cache(settings: &Settings) -> anyhow::Result<Cache> {
     let folder = hold(&settings.data_dir)?;
     let residents = Residents::new(settings.models_memory_bytes_max);
     let model = settings.default_model();
-    cache_of(residents.add(describe(model)?, None)?, model, &folder, settings)
+    let tier = tier(settings)?;
+    let cache = cache_of(residents.add(describe(model)?, None)?, model, &folder, settings, tier.as_ref())?;
+    tier.iter().for_each(SharedTier::begin);
+    Ok(cache)
 }
 
 /// The caches of all models. The default one's weights are loaded now, the others' when something has to be computed.
 pub(super) fn catalogue(settings: &Settings) -> anyhow::Result<Catalogue> {
     let folder = hold(&settings.data_dir)?;
     let residents = Residents::new(settings.models_memory_bytes_max);
+    let tier = tier(settings)?;
     let mut caches = Vec::with_capacity(settings.models.len());
     let mut seen: Vec<ModelCard> = Vec::new();
     if settings.cache.search.enabled {
@@ -46,8 +51,9 @@ pub(super) fn catalogue(settings: &Settings) -> anyhow::Result<Catalogue> {
             residents.add(described, model.idle)?
         };
         seen.push(card);
-        caches.push(cache_of(loaded, model, &folder, settings)?);
+        caches.push(cache_of(loaded, model, &folder, settings, tier.as_ref())?);
     }
+    tier.iter().for_each(SharedTier::begin);
     let catalogue = Catalogue::kept_in(folder, caches)?;
     catalogue.set_event_rules(settings.events.clone());
     Ok(catalogue)
@@ -66,11 +72,24 @@ fn hold(data_dir: &Path) -> anyhow::Result<Folder> {
     Folder::hold(data_dir).map_err(|error| not_opened(error, data_dir))
 }
 
-fn cache_of(model: Model, of: &ModelSettings, folder: &Folder, settings: &Settings) -> anyhow::Result<Cache> {
+fn cache_of(
+    model: Model,
+    of: &ModelSettings,
+    folder: &Folder,
+    settings: &Settings,
+    tier: Option<&SharedTier>,
+) -> anyhow::Result<Cache> {
     let store = folder
         .open(&model.card.version, model.card.dims, &of.store)
         .map_err(|error| not_opened(error, &settings.data_dir))?;
-    Ok(Cache::with(store, Embedder::start(model, settings.batch.clone()), settings.cache.clone()))
+    let config = cache::Config { tier: tier.cloned(), ..settings.cache.clone() };
+    Ok(Cache::with(store, Embedder::start(model, settings.batch.clone()), config))
+}
+
+/// Begins to connect to the tier shared with other machines, if there is one.
+fn tier(settings: &Settings) -> anyhow::Result<Option<SharedTier>> {
+    let start = |(url, config): &(remote::Url, remote::Config)| Ok(SharedTier::new(Tier::start(url, config.clone())?));
+    settings.remote.as_ref().map(start).transpose()
 }
 
 fn not_opened(error: StoreError, data_dir: &Path) -> anyhow::Error {

@@ -7,6 +7,7 @@ use clap::{Arg, ArgMatches, Args, Command};
 
 use super::SettingsArguments;
 use crate::config::{Origin, SECTIONS, Settings, Typed};
+use crate::remote::Url;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -61,8 +62,17 @@ fn say(setting: &Arg, name: &str, value: Option<&toml::Value>, origin: Option<&O
             super::print(&format!("# --{flag}, {variable}; from: {origin}; see [[{name}]] below\n"))
         }
         (Some(value), Some(origin)) => {
+            let value = without_secrets(setting, value);
             super::print(&format!("# --{flag}, {variable}; from: {origin}\n{name} = {value}\n"))
         }
         _ => super::print(&format!("# --{flag}, {variable}; not set\n# {name} =\n")),
+    }
+}
+
+/// The value, an address without user and password.
+fn without_secrets(setting: &Arg, value: &toml::Value) -> toml::Value {
+    match (setting.get_id().as_str(), value.as_str().and_then(|text| text.parse::<Url>().ok())) {
+        ("remote.url", Some(url)) => toml::Value::String(url.to_string()),
+        _ => value.clone(),
     }
 }

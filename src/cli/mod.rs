@@ -4,6 +4,7 @@ mod assemble;
 mod cache;
 mod calibrate;
 mod client;
+mod cluster;
 mod compact;
 mod config;
 mod dedupe;
@@ -66,6 +67,8 @@ enum Command {
     Cache(cache::Arguments),
     /// Have another model take over from one that a running server serves
     Migrate(migrate::Arguments),
+    /// Look at the servers of the tier shared with other machines
+    Cluster(cluster::Arguments),
     /// Check that every cached entry is as it was written, also beside a running server
     Verify(verify::Arguments),
     /// Write the cached entries to .npy, Parquet or safetensors, also beside a running server
@@ -123,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Warm(arguments) => warm::run(&arguments, of_command),
         Command::Stats(arguments) => stats::run(&arguments, of_command),
         Command::Models(arguments) => models::run(&arguments, of_command),
+        Command::Cluster(arguments) => cluster::run(&arguments, of_command),
         Command::Lookup(arguments) => lookup::run(&arguments, of_command),
         Command::Search(arguments) => search::run(&arguments, of_command),
         Command::Dedupe(arguments) => dedupe::run(&arguments, of_command),

@@ -16,14 +16,14 @@ pub use layers::{DEFAULT_FILE, Layered, Origin, SECTIONS, layer};
 pub use models::{ModelSettings, TypedModel, TypedModels};
 pub use typed::{
     DeviceName, DurabilityName, InvalidationModeName, LogFormat, PrecisionName, SearchDeviceName, SearchPathName,
-    TokenInputsName, Typed, TypedEventRule, TypedPolicy, TypedSearch,
+    TokenInputsName, Typed, TypedEventRule, TypedPolicy, TypedRemote, TypedSearch,
 };
 
 use crate::cache::ReuseTerms;
 use crate::cache::policy::{Policies, PolicyError, Rule, Terms};
 use crate::cache::{EventRule, EventRuleError, EventRules, InvalidationMode};
 use crate::domain::Lane;
-use crate::{batch, cache, engine, http, store};
+use crate::{batch, cache, engine, http, remote, store};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,12 @@ pub enum ConfigError {
     /// A policy makes no sense.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The shared tier's address makes no sense.
+    #[error("remote.url: {problem}")]
+    Remote {
+        /// What is wrong with it, without its secrets.
+        problem: String,
+    },
     /// A rule for events makes no sense.
     #[error(transparent)]
     EventRule(#[from] EventRuleError),
@@ -79,6 +85,8 @@ pub struct Settings {
     pub models_memory_bytes_max: Option<u64>,
     /// The cache's part.
     pub cache: cache::Config,
+    /// The tier shared with other machines, if there is one.
+    pub remote: Option<(remote::Url, remote::Config)>,
     /// What events invalidate.
     pub events: EventRules,
     /// The batcher's part.
@@ -99,6 +107,7 @@ pub fn defaults() -> Typed {
     let reuse = cache::ReuseConfig::default();
     let http = http::Config::default();
     let search = cache::SearchConfig::default();
+    let tier = remote::Config::default();
     Typed {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
         data_dir: Some("data".into()),
@@ -138,6 +147,14 @@ pub fn defaults() -> Typed {
         idle_timeout_seconds: Some(http.idle_timeout.as_secs_f64()),
         request_timeout_seconds: Some(http.request_timeout.as_secs_f64()),
         drain_timeout_seconds: Some(http.drain_timeout.as_secs_f64()),
+        remote: TypedRemote {
+            url: None,
+            deadline_ms: Some(tier.deadline.as_millis() as u64),
+            lease_ms: tier.lease.map(|lease| lease.as_millis() as u64),
+            ttl_max_seconds: Some(tier.ttl_max.as_secs()),
+            queue_bytes_max: Some(tier.queue_bytes_max),
+            prefix: Some(tier.prefix),
+        },
         search: TypedSearch {
             enabled: Some(search.enabled),
             path: Some(SearchPathName::Auto),
@@ -250,6 +267,7 @@ impl Settings {
                     device: of_search!(device).into(),
                     cache_bytes: of_search!(cache_bytes),
                 },
+                tier: None,
                 reuse: cache::ReuseConfig {
                     folder: Some(value!(data_dir)),
                     texts_max: at_least_one!(reuse_texts_max),
@@ -257,6 +275,7 @@ impl Settings {
                     vetoes: value!(reuse_vetoes),
                 },
             },
+            remote: remote(typed)?,
             events: event_rules(typed)?,
             batch,
             http: http::Config {
@@ -310,6 +329,7 @@ fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
             jitter: policy.jitter.unwrap_or(0.0),
             refresh_ahead: policy.refresh_ahead.unwrap_or(0.0),
             pinned: policy.pinned.unwrap_or(false),
+            shared: policy.shared.unwrap_or(true),
             reuse: policy.reuse.map(|reuse| ReuseTerms {
                 min_similarity: reuse.min_similarity,
                 max_violation: reuse.max_violation.unwrap_or(ReuseTerms::MAX_VIOLATION),
@@ -318,6 +338,34 @@ fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
     };
     let rules = typed.policies.iter().map(|(name, policy)| (name.clone(), rule(policy))).collect();
     Ok(Policies::new(&rules)?)
+}
+
+/// The shared tier's settings, if it has an address.
+fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, ConfigError> {
+    let TypedRemote { url, deadline_ms, lease_ms, ttl_max_seconds, queue_bytes_max, prefix } = &typed.remote;
+    let Some(url) = url.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
+    let url: remote::Url =
+        url.parse().map_err(|error: remote::UrlError| ConfigError::Remote { problem: error.to_string() })?;
+    let usual = remote::Config::default();
+    let at_least_one = |name, value: Option<u64>, usual: u64| match value {
+        Some(0) => Err(not(name, 0, "at least 1")),
+        value => Ok(value.unwrap_or(usual)),
+    };
+    let ttl_max = at_least_one("remote.ttl_max_seconds", *ttl_max_seconds, usual.ttl_max.as_secs())?;
+    let lease = lease_ms.map_or(usual.lease, |ms| (ms > 0).then(|| Duration::from_millis(ms)));
+    let config = remote::Config {
+        deadline: Duration::from_millis(at_least_one(
+            "remote.deadline_ms",
+            *deadline_ms,
+            usual.deadline.as_millis() as u64,
+        )?),
+        queue_bytes_max: queue_bytes_max.unwrap_or(usual.queue_bytes_max),
+        ttl_max: Duration::from_secs(ttl_max),
+        prefix: prefix.clone().unwrap_or(usual.prefix),
+        lease,
+        state_file: typed.data_dir.as_ref().map(|folder| folder.join("remote.json")),
+    };
+    Ok(Some((url, config)))
 }
 
 /// The rules for events in the cache's terms, checked.

@@ -294,6 +294,11 @@ pub struct Typed {
     #[serde(skip_serializing_if = "TypedSearch::is_empty")]
     pub search: TypedSearch,
 
+    /// The tier that several machines share: the table `[remote]`
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "TypedRemote::is_empty")]
+    pub remote: TypedRemote,
+
     /// Log lines as text or JSON
     #[arg(long, env = "VECMEMO_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logs")]
     pub log_format: Option<LogFormat>,
@@ -365,6 +370,88 @@ pub struct TypedSearch {
 }
 
 impl TypedSearch {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The table `[remote]`: `url` there is `--remote-url` and `VECMEMO_REMOTE_URL`.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedRemote {
+    /// The tier shared with other machines: redis://, rediss:// (TLS), redis-sentinel://, redis-cluster://
+    #[arg(
+        id = "remote.url",
+        long = "remote-url",
+        env = "VECMEMO_REMOTE_URL",
+        value_name = "URL",
+        help_heading = "Shared tier"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+
+    /// Milliseconds that a look into the shared tier may take
+    #[arg(
+        id = "remote.deadline_ms",
+        long = "remote-deadline-ms",
+        env = "VECMEMO_REMOTE_DEADLINE_MS",
+        value_name = "MS",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+
+    /// Milliseconds that a node may take to compute a text while the others wait for it; 0: none waits
+    #[arg(
+        id = "remote.lease_ms",
+        long = "remote-lease-ms",
+        env = "VECMEMO_REMOTE_LEASE_MS",
+        value_name = "MS",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
+
+    /// Seconds that the shared tier keeps a record at most
+    #[arg(
+        id = "remote.ttl_max_seconds",
+        long = "remote-ttl-max-seconds",
+        env = "VECMEMO_REMOTE_TTL_MAX_SECONDS",
+        value_name = "SECONDS",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_max_seconds: Option<u64>,
+
+    /// Bytes of records that may wait to be written to the shared tier; past it they are dropped
+    #[arg(
+        id = "remote.queue_bytes_max",
+        long = "remote-queue-bytes-max",
+        env = "VECMEMO_REMOTE_QUEUE_BYTES_MAX",
+        value_name = "BYTES",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_bytes_max: Option<usize>,
+
+    /// What the names of the shared tier's keys begin with
+    #[arg(
+        id = "remote.prefix",
+        long = "remote-prefix",
+        env = "VECMEMO_REMOTE_PREFIX",
+        value_name = "NAME",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+}
+
+impl TypedRemote {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -472,6 +559,8 @@ pub struct TypedPolicy {
     pub pinned: Option<bool>,
     /// When a near-duplicate's vector will do for a text; never if not given
     pub reuse: Option<TypedReuse>,
+    /// Whether the tier shared with other machines may have them; true if not given
+    pub shared: Option<bool>,
 }
 
 /// What reuse is allowed.

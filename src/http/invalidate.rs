@@ -71,6 +71,9 @@ pub(super) struct InvalidateAnswer {
     matched: usize,
     /// Entries that were removed: none if they were only marked or counted.
     removed: usize,
+    /// Whether the tier shared with other machines has taken it; if not, it will when it can be reached. Missing where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<bool>,
     /// How long it took, in milliseconds.
     took_ms: f64,
 }
@@ -100,9 +103,9 @@ pub(super) async fn invalidate(call: Call, request: Request) -> Result<Answered,
             .iter()
             .try_fold(Invalidated::default(), |all, model| Ok::<_, Error>(all + model.cache.invalidate(&wanted)?))
     });
-    let Invalidated { matched, removed, marked } = invalidating.await??;
+    let Invalidated { matched, removed, marked, published } = invalidating.await??;
     let micros = started.elapsed().as_micros();
-    let answer = InvalidateAnswer { matched, removed, took_ms: micros as f64 / 1000.0 };
+    let answer = InvalidateAnswer { matched, removed, published, took_ms: micros as f64 / 1000.0 };
     let action = match mode {
         _ if dry_run => "count",
         InvalidationMode::Hard => "remove",

@@ -5,17 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and those it may name. `src/ARCHITECTURE.md` draws the same.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("domain", &[]),
     ("store", &["domain"]),
     ("index", &["domain"]),
+    ("remote", &["domain"]),
     ("reuse", &["domain", "index"]),
     ("engine", &["domain"]),
     ("batch", &["domain", "engine"]),
-    ("cache", &["domain", "store", "index", "reuse", "batch"]),
+    ("cache", &["domain", "store", "index", "remote", "reuse", "batch"]),
     ("http", &["domain", "store", "batch", "cache"]),
-    ("config", &["domain", "store", "engine", "batch", "cache", "http"]),
-    ("cli", &["domain", "store", "index", "reuse", "engine", "batch", "cache", "http", "config"]),
+    ("config", &["domain", "store", "remote", "engine", "batch", "cache", "http"]),
+    ("cli", &["domain", "store", "index", "remote", "reuse", "engine", "batch", "cache", "http", "config"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -10,9 +10,12 @@ mod fidelity;
 mod http;
 mod lanes;
 mod lifecycle;
+#[path = "../../src/remote/tests/live.rs"]
+mod live;
 mod migration;
 mod models;
 mod program;
+mod remote;
 mod reuse;
 mod search;
 mod support;

@@ -43,7 +43,7 @@ pub(in crate::cache) fn audit(
     // Holding the waiters is what keeps the calls wanted.
     runtime.spawn(compare(Arc::clone(shared), errand.scope.digest(), namespace.clone(), compared));
     if !leaders.is_empty() {
-        lead::lead(shared, &inner.embedder, inner.writer(), leaders, errand);
+        lead::lead(inner, leaders, errand);
     }
 }
 

@@ -1,0 +1,394 @@
+//! The shared tier on the path of a miss, and what other machines invalidate.
+//!
+//! ```text
+//! missed here ─► fetch ─► there: landed, stored here ──────────────────────────────► answered `remote`
+//!                  └ not there ─► lease ─► ours: computed ─► stored here, then there
+//!                                   └ another's: followed ─► its record, as above; or none, and it is computed here
+//! invalidated here ─► published ─► every other machine: the same, here
+//! ```
+//!
+//! The tier can only help: whatever it does not answer in time is computed. What is brought from it keeps its tags, payload and end, and has
+//! those of the request beside them, so that it is invalidated by either.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde::Serialize;
+
+use super::flight::Particulars;
+use super::invalidate::{self, Invalidation, InvalidationMode};
+use super::lead::Missed;
+use super::{Inner, Shared};
+use crate::domain::{Key, ModelVersion, Namespace};
+use crate::remote::{Asked, Epoch, Flaw, Heard, Lead, Lease, Listener, Notice, Record, Tier};
+use crate::store::NewEntry;
+
+/// The tier, as several caches of a process share it.
+#[derive(Clone)]
+pub struct SharedTier {
+    tier: Tier,
+    ear: Arc<Ear>,
+}
+
+/// Carries out what other machines invalidate, in every cache.
+#[derive(Default)]
+struct Ear {
+    caches: RwLock<Vec<(ModelVersion, Weak<Shared>)>>,
+}
+
+/// What the tier has to do with a landing.
+#[derive(Default)]
+pub(super) enum Passage {
+    /// Nothing.
+    #[default]
+    None,
+    /// It comes from there.
+    From(Box<Record>),
+    /// It goes there, as computed after this epoch.
+    To(Epoch, Mutex<Option<Lease>>),
+}
+
+impl SharedTier {
+    /// A tier that nobody uses yet.
+    #[must_use]
+    pub fn new(tier: Tier) -> Self {
+        Self { tier, ear: Arc::default() }
+    }
+
+    /// The tier itself.
+    #[must_use]
+    pub fn tier(&self) -> &Tier {
+        &self.tier
+    }
+
+    /// Says that all caches that share it are there: what was invalidated elsewhere is carried out in them, now and from now on.
+    pub fn begin(&self) {
+        self.tier.listen(Arc::clone(&self.ear) as Arc<dyn Listener>);
+    }
+
+    /// Has a cache hear of what is invalidated.
+    pub(super) fn add(&self, model: ModelVersion, shared: &Arc<Shared>) {
+        let mut caches = self.ear.caches.write().unwrap_or_else(PoisonError::into_inner);
+        caches.retain(|(_, shared)| shared.strong_count() > 0);
+        caches.push((model, Arc::downgrade(shared)));
+    }
+}
+
+/// Where what is computed from now on goes.
+pub(super) fn passage(shared: &Shared, is_shared: bool) -> Passage {
+    match &shared.tier {
+        Some(SharedTier { tier, .. }) if is_shared => Passage::To(tier.epoch(), Mutex::default()),
+        _ => Passage::None,
+    }
+}
+
+impl std::fmt::Debug for SharedTier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.tier.fmt(f)
+    }
+}
+
+impl Listener for Ear {
+    fn invalidated(&self, heard: &[Heard], now: u32) {
+        let caches = self.caches.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for (model, shared) in caches {
+            let Some(shared) = shared.upgrade() else { continue };
+            for Heard { notice, published, .. } in heard {
+                if notice.model.is_some_and(|meant| meant != model) {
+                    continue;
+                }
+                let wanted = invalidation(notice, *published, now);
+                match invalidate::invalidate(&shared, &wanted, None) {
+                    Ok(invalidated) => tracing::info!(
+                        matched = invalidated.matched,
+                        removed = invalidated.removed,
+                        soft = notice.soft,
+                        "another machine has invalidated entries"
+                    ),
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, "what another machine has invalidated could not be invalidated here");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a notice means here. What was written since it was published is not meant, by this machine's clock: the tier's tells only
+/// how long ago that was.
+fn invalidation(notice: &Notice, published: u32, now: u32) -> Invalidation {
+    let Notice { tags, tag_glob, namespace, model, keys, before, all, soft } = notice;
+    let before = before.unwrap_or(u32::MAX).min(published.saturating_add(1));
+    Invalidation {
+        keys: (!keys.is_empty()).then(|| keys.clone()),
+        texts: None,
+        tags: (!tags.is_empty()).then(|| tags.clone()),
+        tag_glob: tag_glob.clone(),
+        namespace: namespace.clone(),
+        older_than: now.checked_sub(before).map(|seconds| Duration::from_secs(u64::from(seconds))),
+        all: *all || model.is_some(),
+        mode: if *soft { InvalidationMode::Soft } else { InvalidationMode::Hard },
+        dry_run: false,
+    }
+}
+
+/// Tells other machines of an invalidation. `None` without a tier; else whether it is certain that they know.
+pub(super) fn publish(
+    shared: &Shared,
+    model: &ModelVersion,
+    wanted: &Invalidation,
+    of_texts: Option<&[Key]>,
+) -> Option<bool> {
+    let SharedTier { tier, .. } = shared.tier.as_ref()?;
+    let Invalidation { keys, texts: _, tags, tag_glob, namespace, older_than, all: _, mode, dry_run } = wanted;
+    // Nothing said means everything, which nobody wanted.
+    if *dry_run || wanted.is_empty() || tags.as_ref().is_some_and(Vec::is_empty) {
+        return None;
+    }
+    // By the own clock if the tier's was never heard.
+    let now = tier.now().unwrap_or_else(|| shared.now());
+    let ago = |age: Duration| now.saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+    let notice = Notice {
+        tags: tags.clone().unwrap_or_default(),
+        tag_glob: tag_glob.clone(),
+        namespace: namespace.clone(),
+        model: Some(*model),
+        before: older_than.map(ago),
+        soft: *mode == InvalidationMode::Soft,
+        ..Notice::default()
+    };
+    let named: Vec<Key> = match (keys, of_texts) {
+        (None, None) => return Some(tier.publish(&notice)),
+        // Both narrow: few keys are in both.
+        (Some(keys), Some(texts)) => keys.iter().filter(|key| texts.contains(key)).copied().collect(),
+        (Some(keys), None) => keys.clone(),
+        (None, Some(texts)) => texts.to_vec(),
+    };
+    if named.is_empty() {
+        return Some(true);
+    }
+    tier.remove(&named);
+    Some(tier.publish(&Notice { keys: named, ..notice }))
+}
+
+/// Lands what the tier has, follows what another machine computes, and leaves the rest to be computed here.
+pub(super) fn look(inner: &Arc<Inner>, namespace: &Namespace, missed: Vec<Missed>) -> Vec<Missed> {
+    let Some(SharedTier { tier, .. }) = &inner.shared.tier else { return missed };
+    let keys: Vec<Key> = missed.iter().map(Missed::key).collect();
+    let card = inner.embedder.card();
+    let asked = Asked { model: &card.version, namespace, dims: card.dims, keys: &keys };
+    let fetched = tier.fetch(&asked);
+    let mut absent = Vec::new();
+    for (missed, record) in missed.into_iter().zip(fetched.records) {
+        match record {
+            Some(record) => missed.take(record),
+            None => absent.push(missed),
+        }
+    }
+    let keys: Vec<Key> = absent.iter().map(Missed::key).collect();
+    let mut left = Vec::with_capacity(absent.len());
+    for (missed, lead) in absent.into_iter().zip(tier.lead(&Asked { keys: &keys, ..asked })) {
+        let passage = |lease| Passage::To(fetched.epoch, Mutex::new(lease));
+        match lead {
+            Lead::Done(record) => missed.take(record),
+            Lead::Ours(lease) => left.push(missed.with(passage(Some(lease)))),
+            Lead::Unknown => left.push(missed.with(passage(None))),
+            Lead::Theirs(follow) => {
+                let (inner, asked) = (Arc::clone(inner), Asked { keys: &[], ..asked });
+                let missed = missed.with(passage(None));
+                let then = move |record: Option<Record>| match record {
+                    Some(record) => missed.take(record),
+                    None => super::lead::submit(&inner.embedder, vec![missed]),
+                };
+                tier.follow(follow, &asked, Box::new(then));
+            }
+        }
+    }
+    left
+}
+
+/// What is stored beside a vector: what its request says, and of one that the tier has brought what was said there.
+pub(super) fn particulars<'a>(
+    shared: &Shared,
+    particulars: &'a Particulars,
+    brought: Option<&Record>,
+) -> Cow<'a, Particulars> {
+    let Some(record) = brought else { return Cow::Borrowed(particulars) };
+    let mut both = particulars.clone();
+    both.tags.extend(record.tags.iter().filter(|tag| !particulars.tags.contains(tag)).cloned());
+    both.payload = both.payload.or_else(|| record.payload.clone());
+    let left = record.expires.zip(shared.tier.as_ref().and_then(|shared| shared.tier.now()));
+    let ends = left.map(|(expires, now)| shared.now().saturating_add(expires.saturating_sub(now)));
+    both.expires = [both.expires, ends].into_iter().flatten().min();
+    Cow::Owned(both)
+}
+
+/// Has the tier keep what was stored here.
+pub(super) fn keep(shared: &Shared, entry: &NewEntry<'_>, passage: &Passage) {
+    let (Passage::To(epoch, lease), Some(SharedTier { tier, .. })) = (passage, &shared.tier) else { return };
+    let lease = lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let now = shared.now();
+    let tier_now = tier.now();
+    let record = Record {
+        unit: entry.unit.into(),
+        norm: entry.norm,
+        tokens: entry.tokens,
+        truncated: entry.truncated,
+        copied: entry.copied,
+        pinned: entry.pinned,
+        stale: entry.stale,
+        refresh_ahead: entry.refresh_ahead,
+        epoch: *epoch,
+        created: tier_now.unwrap_or(now),
+        expires: entry.expires.map(|expires| tier_now.unwrap_or(now).saturating_add(expires.saturating_sub(now))),
+        token_key: entry.token_key,
+        tags: entry.tags.to_vec(),
+        payload: entry.payload.map(str::to_owned),
+    };
+    tier.store(entry.key, record, *epoch, lease);
+}
+
+/// The tier's figures since the start.
+#[derive(Clone, Debug, Serialize)]
+pub struct TierFigures {
+    /// Whether records are looked for: it can be reached, and what was invalidated meanwhile is known.
+    pub ready: bool,
+    /// Keys that were looked for and found.
+    pub hits: u64,
+    /// Keys that were looked for and not found, or not in time.
+    pub misses: u64,
+    /// Records that were written.
+    pub stores: u64,
+    /// Records, removals and ends of leases that there was no room or no server for.
+    pub dropped: u64,
+    /// Records that the servers had no room for.
+    pub refused: u64,
+    /// Records that were expired or invalidated, and not served.
+    pub outdated: u64,
+    /// Records that were not what they should be, by what was wrong, and not served.
+    pub damaged: BTreeMap<&'static str, u64>,
+    /// Looks that were not made, because the tier was away.
+    pub skipped: u64,
+    /// Operations that had no answer in time.
+    pub timeouts: u64,
+    /// Operations that failed otherwise.
+    pub errors: u64,
+    /// Texts that this machine computed while others waited for them.
+    pub leases_ours: u64,
+    /// Texts that this machine waited for while another computed them.
+    pub leases_theirs: u64,
+    /// Of these the ones that the other did not finish.
+    pub leases_expired: u64,
+    /// Invalidations told to other machines.
+    pub notices_sent: u64,
+    /// Invalidations heard from other machines.
+    pub notices_received: u64,
+    /// Invalidations that the servers had lost, and were told again.
+    pub notices_restored: u64,
+    /// Invalidations that could not be told yet.
+    pub notices_pending: usize,
+    /// The number of the newest invalidation that is carried out here.
+    pub epoch: u64,
+    /// Writes that wait.
+    pub queue: usize,
+    /// Bytes that they take.
+    pub queue_bytes: usize,
+    /// The newest failure.
+    pub error: Option<String>,
+}
+
+impl TierFigures {
+    pub(super) fn of(tier: &Tier) -> Self {
+        let figures = tier.figures();
+        Self {
+            ready: figures.ready,
+            hits: figures.hits,
+            misses: figures.misses,
+            stores: figures.stores,
+            dropped: figures.dropped,
+            refused: figures.refused,
+            outdated: figures.outdated,
+            damaged: Flaw::ALL.iter().zip(figures.flawed).map(|(flaw, count)| (flaw.as_str(), count)).collect(),
+            skipped: figures.skipped,
+            timeouts: figures.timeouts,
+            errors: figures.errors,
+            leases_ours: figures.leases_ours,
+            leases_theirs: figures.leases_theirs,
+            leases_expired: figures.leases_expired,
+            notices_sent: figures.notices_sent,
+            notices_received: figures.notices_received,
+            notices_restored: figures.notices_restored,
+            notices_pending: figures.notices_pending,
+            epoch: figures.epoch,
+            queue: figures.queue,
+            queue_bytes: figures.queue_bytes,
+            error: figures.error,
+        }
+    }
+}
+
+/// Reads the tier's figures at each scrape.
+pub(super) struct TierCollector(pub(super) Tier);
+
+impl std::fmt::Debug for TierCollector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TierCollector")
+    }
+}
+
+impl Collector for TierCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let figures = TierFigures::of(&self.0);
+        let gauges: [(&str, &str, u64); 5] = [
+            ("remote_ready", "Whether the shared tier can be reached and is up to date", figures.ready.into()),
+            ("remote_epoch", "The newest invalidation that is carried out here", figures.epoch),
+            ("remote_queue_records", "Writes that wait for the shared tier", figures.queue as u64),
+            ("remote_queue_bytes", "Bytes of writes that wait for the shared tier", figures.queue_bytes as u64),
+            (
+                "remote_notices_pending",
+                "Invalidations that other machines could not be told of yet",
+                figures.notices_pending as u64,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let counters: [(&str, &str, u64); 15] = [
+            ("remote_hits", "Keys found in the shared tier", figures.hits),
+            ("remote_misses", "Keys looked for in the shared tier and not found, or not in time", figures.misses),
+            ("remote_stores", "Records written to the shared tier", figures.stores),
+            ("remote_dropped", "Writes that the shared tier had no room or no server for", figures.dropped),
+            ("remote_refused", "Records that the shared tier's servers had no memory for", figures.refused),
+            ("remote_outdated", "Records of the shared tier that had expired or were invalidated", figures.outdated),
+            ("remote_skipped", "Looks that were not made because the shared tier was away", figures.skipped),
+            ("remote_timeouts", "Operations of the shared tier that had no answer in time", figures.timeouts),
+            ("remote_errors", "Operations of the shared tier that failed otherwise", figures.errors),
+            ("remote_leases_ours", "Texts computed while other machines waited for them", figures.leases_ours),
+            ("remote_leases_theirs", "Texts waited for while another machine computed them", figures.leases_theirs),
+            ("remote_leases_expired", "Texts waited for that the other machine did not finish", figures.leases_expired),
+            ("remote_notices_sent", "Invalidations told to other machines", figures.notices_sent),
+            ("remote_notices_received", "Invalidations heard from other machines", figures.notices_received),
+            ("remote_notices_restored", "Invalidations that had to be told again", figures.notices_restored),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let help = "Records of the shared tier that were not what they should be, by what was wrong";
+        let mut damaged = encoder.encode_descriptor("remote_damaged", help, None, MetricType::Counter)?;
+        for (flaw, count) in &figures.damaged {
+            let label = [("flaw", *flaw)];
+            ConstCounter::new(*count).encode(damaged.encode_family(&label)?)?;
+        }
+        Ok(())
+    }
+}
