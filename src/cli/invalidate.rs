@@ -25,6 +25,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     dry_run: bool,
 
+    /// Why, for the running server's log
+    #[arg(long, value_name = "TEXT", requires = "url")]
+    reason: Option<String>,
+
     /// A running server, such as http://127.0.0.1:8080; without it the store in --data-dir is opened
     #[arg(long, value_name = "URL")]
     url: Option<String>,
@@ -84,6 +88,7 @@ fn ask(arguments: &Arguments, url: &str, model: Option<&str>) -> anyhow::Result<
         "tag_glob": tag_glob,
         "namespace": namespace,
         "older_than": older_than,
+        "reason": arguments.reason,
     });
     if !keys.is_empty() {
         body["keys"] = keys.iter().map(|key| json!(key.to_string())).collect();

@@ -20,6 +20,9 @@ use super::lookup::parsed_keys;
 use super::pipeline;
 use super::wire::{TAG_CHARS_MAX, Text, Texts, check_tags, namespace};
 
+/// The longest reason that is logged.
+const REASON_CHARS_MAX: usize = 200;
+
 /// Which entries, and what is done to them. At least one selector is needed; several together narrow.
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +55,10 @@ pub(super) struct InvalidateRequest<'a> {
     mode: Option<InvalidateMode>,
     /// Only count.
     dry_run: Option<bool>,
+    /// Why, for the log: at most 200 characters.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>, max_length = 200)]
+    reason: Option<Text<'a>>,
 }
 
 /// What is done to the entries.
@@ -141,6 +148,9 @@ impl InvalidateRequest<'_> {
         if self.older_than.is_some_and(|seconds| seconds > TTL_SECONDS_MAX) {
             return Err(Error::invalid("older_than", format!("an age has at most {TTL_SECONDS_MAX} seconds")));
         }
+        if self.reason.as_ref().is_some_and(|reason| reason.0.chars().count() > REASON_CHARS_MAX) {
+            return Err(Error::invalid("reason", format!("at most {REASON_CHARS_MAX} characters are logged")));
+        }
         Ok(Invalidation {
             keys,
             texts: self.inputs.as_ref().map(|texts| texts.texts.iter().map(ToString::to_string).collect()),
@@ -184,6 +194,9 @@ impl InvalidateRequest<'_> {
         }
         if let Some(seconds) = self.older_than {
             part("older_than", &seconds);
+        }
+        if let Some(reason) = &self.reason {
+            part("because", &format_args!("{:?}", &*reason.0));
         }
         line
     }

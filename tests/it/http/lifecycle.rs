@@ -129,6 +129,7 @@ async fn an_invalidation_that_makes_no_sense_is_refused_by_name_and_removes_noth
         (json!({ "older_than": 1_576_800_001_u64 }), 422, ["older_than: ", "1576800000"]),
         (json!({ "tags": ["t"], "mode": "medium" }), 422, ["mode: ", "medium"]),
         (json!({ "tags": ["t"], "dry_run": "no" }), 422, ["dry_run: ", "boolean"]),
+        (json!({ "tags": ["t"], "reason": "x".repeat(201) }), 422, ["reason: ", "200"]),
     ] {
         problem(&bench.post("/invalidate", &body.to_string()).await, status, &words);
     }
