@@ -364,7 +364,11 @@ async fn an_invalidation_removes_what_meets_all_of_its_selectors_and_nothing_els
 
         let other = filled().await;
         let removed = other.cache.invalidate(&wanted).unwrap();
-        assert_eq!(removed, Invalidated { matched: expected, removed: expected, ..Invalidated::default() }, "{wanted:?}");
+        assert_eq!(
+            removed,
+            Invalidated { matched: expected, removed: expected, ..Invalidated::default() },
+            "{wanted:?}"
+        );
         assert_eq!(other.cache.stats().store.entries as usize, 5 - expected);
 
         let marking = Invalidation { mode: InvalidationMode::Soft, ..wanted.clone() };

@@ -165,7 +165,10 @@ fn entries_are_invalidated_on_a_running_server_and_in_the_folder_and_the_server_
     let counts = |answer: &Value| (answer["matched"].as_u64().unwrap(), answer["removed"].as_u64().unwrap());
     let url = ["--url", &server.url];
     assert_eq!(counts(&invalidate(&[&url[..], &["--all", "--dry-run"]].concat())), (4, 0));
-    assert_eq!(counts(&invalidate(&[&url[..], &["--tag-glob", "doc:*", "--soft", "--reason", "reports moved"]].concat())), (3, 0));
+    assert_eq!(
+        counts(&invalidate(&[&url[..], &["--tag-glob", "doc:*", "--soft", "--reason", "reports moved"]].concat())),
+        (3, 0)
+    );
     assert_eq!(counts(&invalidate(&[&url[..], &["--tag", "doc:1", "--text", "one"]].concat())), (1, 1));
     assert!(fail(vecmemo(folder.path()).args(["invalidate", "--url", &server.url])).contains("--tag"));
 

@@ -7,6 +7,7 @@ mod cut;
 mod kill_loop;
 mod media;
 mod memory;
+mod tagged;
 
 /// Whether the long forms were asked for.
 fn long() -> bool {
