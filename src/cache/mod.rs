@@ -201,7 +201,7 @@ impl Cache {
     #[must_use]
     pub fn with(store: Store, embedder: Embedder, config: Config) -> Self {
         let Config { policies, enabled, search, reuse, tier } = config;
-        let has_learnt = reuse::has_learnt(&reuse, &embedder.card().version.to_string());
+        let has_learnt = reuse::has_learnt(&store);
         let shared = Arc::new(Shared {
             store,
             flights: Flights::default(),

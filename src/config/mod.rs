@@ -269,7 +269,6 @@ impl Settings {
                 },
                 tier: None,
                 reuse: cache::ReuseConfig {
-                    folder: Some(value!(data_dir)),
                     texts_max: at_least_one!(reuse_texts_max),
                     valid: Duration::from_secs(at_least_one!(reuse_certificate_days).saturating_mul(86_400)),
                     vetoes: value!(reuse_vetoes),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use vecmemo::batch::{self, Embedder};
-use vecmemo::cache::{self, Answer, Cache, Inputs, Mode, Refusal, Request, ReuseConfig, ReuseFigures, ReuseTerms};
+use vecmemo::cache::{Answer, Cache, Inputs, Mode, Refusal, Request, ReuseFigures, ReuseTerms};
 use vecmemo::domain::{Namespace, Status};
 use vecmemo::engine::{Engine, EngineError, Model, fake};
 use vecmemo::store;
@@ -66,9 +66,7 @@ impl Rig {
         let engine = Bag { computed: Arc::clone(&computed), drifted: Arc::clone(&drifted) };
         let model = Model { engine: Box::new(engine), ..fake::model(DIMS) };
         let store = support::open(folder, &model.card, &store::Config::default());
-        let reuse = ReuseConfig { folder: Some(folder.to_owned()), ..ReuseConfig::default() };
-        let config = cache::Config { reuse, ..cache::Config::default() };
-        let cache = Cache::with(store, Embedder::start(model, batch::Config::default()), config);
+        let cache = Cache::new(store, Embedder::start(model, batch::Config::default()));
         Self { cache, computed, drifted }
     }
 
@@ -219,10 +217,8 @@ async fn what_was_learnt_is_there_after_a_restart_and_a_damaged_file_is_learnt_a
     assert!(rig.reuse(&later, TERMS).await.count(Status::Reused) > 10);
     drop(rig);
 
-    let log = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
-    let log = log
-        .into_iter()
-        .find(|path| path.to_string_lossy().ends_with(".redb") && path.to_string_lossy().contains("reuse-"));
+    let derived = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let log = derived.map(|path| path.join("reuse.redb")).find(|path| path.exists());
     let log = log.expect("what was learnt is on disk");
     std::fs::write(&log, b"no database").unwrap();
     let rig = Rig::on(folder.path());

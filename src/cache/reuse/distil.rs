@@ -29,8 +29,8 @@ impl Recipient for Taker {
 
 /// The table of a model's tokens: from its file, or computed, and written there. Blocks for as long as the model takes for all
 /// its tokens, behind everybody else who waits.
-pub(super) fn table(embedder: &Embedder, path: Option<&Path>) -> Result<Table, String> {
-    if let Some(bytes) = path.and_then(|path| std::fs::read(path).ok()) {
+pub(super) fn table(embedder: &Embedder, path: &Path) -> Result<Table, String> {
+    if let Ok(bytes) = std::fs::read(path) {
         match Table::from_bytes(&bytes) {
             Ok(table) if table.tokens() == embedder.vocabulary_size() => return Ok(table),
             Ok(_) => tracing::warn!("the file of token vectors is of another vocabulary; they are computed anew"),
@@ -38,9 +38,7 @@ pub(super) fn table(embedder: &Embedder, path: Option<&Path>) -> Result<Table, S
         }
     }
     let table = distil(embedder)?;
-    if let Some(path) = path
-        && let Err(error) = write(path, &table.to_bytes())
-    {
+    if let Err(error) = write(path, &table.to_bytes()) {
         tracing::warn!(%error, path = %path.display(), "the token vectors cannot be kept; the next start computes them anew");
     }
     Ok(table)

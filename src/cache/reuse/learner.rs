@@ -1,7 +1,7 @@
 //! The thread that learns: writes down what was computed, has it calibrated when there is enough, forgets what is gone.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use super::{Alias, Event, Field, Shared, distil, lock};
 use crate::batch::Embedder;
 use crate::domain::{Key, Namespace};
 use crate::reuse::{Audit, Calibration, CertificateId, Matcher, Miss, Options, Table, calibrate};
+use crate::store::Store;
 
 /// How long changes wait to be written together.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -45,13 +46,13 @@ pub(super) struct Calibrated {
     reply: Option<SyncSender<Result<(), String>>>,
 }
 
-/// Where the log of a model is.
-pub(super) fn log_path(folder: &Path, version: &str) -> PathBuf {
-    folder.join(format!("reuse-{version}.redb"))
+/// Where what is learnt is, beside the entries that it was learnt from: it goes with them.
+pub(super) fn log_path(store: &Store) -> PathBuf {
+    store.derived().join("reuse.redb")
 }
 
-fn table_path(folder: &Path, version: &str) -> PathBuf {
-    folder.join(format!("reuse-{version}.safetensors"))
+fn table_path(store: &Store) -> PathBuf {
+    store.derived().join("tokens.safetensors")
 }
 
 impl Learner {
@@ -167,18 +168,10 @@ impl State {
         self.write();
     }
 
-    fn version(&self) -> String {
-        self.embedder.card().version.to_string()
-    }
-
-    fn path(&self, path: fn(&Path, &str) -> PathBuf) -> Option<PathBuf> {
-        let folder = self.shared.reuse.config.folder.as_ref()?;
-        Some(path(folder, &self.version()))
-    }
-
     /// Takes up what was left.
     fn open(&mut self) {
-        match Log::open(self.path(log_path).as_deref()) {
+        let made = std::fs::create_dir_all(self.shared.store.derived()).map_err(redb::Error::Io);
+        match made.and_then(|()| Log::open(&log_path(&self.shared.store))) {
             Ok((log, note)) => {
                 if let Some(note) = note {
                     tracing::warn!(note, "what was learnt of reuse cannot be read");
@@ -341,11 +334,11 @@ impl State {
             valid_seconds: u32::try_from(config.valid.as_secs()).unwrap_or(u32::MAX),
             now: self.shared.now(),
         };
-        let (embedder, path) = (self.embedder.clone(), self.path(table_path));
+        let (embedder, path) = (self.embedder.clone(), table_path(&self.shared.store));
         let (table, events, is_kept) = (self.table.clone(), self.events.clone(), kept.is_some());
         self.calibrating |= !is_kept;
         let work = move || {
-            let table = table.map_or_else(|| distil::table(&embedder, path.as_deref()).map(Arc::new), Ok);
+            let table = table.map_or_else(|| distil::table(&embedder, &path).map(Arc::new), Ok);
             let pieces = vocabulary(&embedder);
             drop(embedder);
             let result = table.clone().and_then(|table| {

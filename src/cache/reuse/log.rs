@@ -7,7 +7,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::Alias;
@@ -71,12 +70,8 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens or makes the file; in memory alone if there is no path. Answers with a note if a file had to be put aside.
-    pub(super) fn open(path: Option<&Path>) -> Result<(Self, Option<String>), redb::Error> {
-        let Some(path) = path else {
-            let database = Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(InMemoryBackend::new())?;
-            return Ok((Self { database }, None));
-        };
+    /// Opens or makes the file. Answers with a note if a file had to be put aside.
+    pub(super) fn open(path: &Path) -> Result<(Self, Option<String>), redb::Error> {
         match open(path) {
             Ok(database) => Ok((Self { database }, None)),
             Err(error) if !is_damage(&error) => Err(error),

@@ -20,7 +20,6 @@ mod learner;
 mod log;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
@@ -39,6 +38,7 @@ use crate::reuse::{Audit, Certificate, CertificateId, Matcher, Refusal, Terms, b
 pub(super) use audit::{Audited, audit};
 pub(super) use learner::Learner;
 
+use crate::store::Store;
 use log::Text;
 
 /// How many texts may wait to be learnt; more are not.
@@ -47,8 +47,6 @@ const PENDING_MAX: usize = 65_536;
 /// How reuse is learnt.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where what is learnt is kept; in memory alone if `None`.
-    pub folder: Option<PathBuf>,
     /// The most texts of a namespace that are learnt from and may be a source, the latest ones. About a kilobyte of memory each.
     pub texts_max: usize,
     /// How long a certificate counts.
@@ -59,7 +57,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { folder: None, texts_max: 100_000, valid: Duration::from_secs(30 * 86_400), vetoes: true }
+        Self { texts_max: 100_000, valid: Duration::from_secs(30 * 86_400), vetoes: true }
     }
 }
 
@@ -461,8 +459,8 @@ impl CertificateFigures {
 }
 
 /// Starts the learner of a cache that has learnt before.
-pub(super) fn has_learnt(config: &Config, version: &str) -> bool {
-    config.folder.as_ref().is_some_and(|folder| learner::log_path(folder, version).exists())
+pub(super) fn has_learnt(store: &Store) -> bool {
+    learner::log_path(store).exists()
 }
 
 /// Has texts that are stored learnt from, in their order.
