@@ -16,6 +16,7 @@ use super::events::{Event, EventRules, Reaction};
 use super::remote::TierCollector;
 use super::{Cache, Error, Invalidated, Migration};
 use crate::domain::ModelVersion;
+use crate::remote::Handled;
 use crate::store::{Folder, StoreError};
 
 /// The file in the data folder that says what aliases stand for, where that is not their own model.
@@ -325,6 +326,23 @@ impl Catalogue {
             }
         }
         Ok(reacted)
+    }
+
+    /// Does what the rules say of an event that came by a stream, given as the entry's fields.
+    pub fn handle(&self, fields: &[(String, Vec<u8>)]) -> Handled {
+        let event = match Event::from_fields(fields) {
+            Ok(event) => event,
+            Err(problem) => return Handled::Refused(problem),
+        };
+        match self.react(std::slice::from_ref(&event)) {
+            Ok(Reacted { rules, invalidated }) => {
+                let Invalidated { matched, removed, .. } = invalidated;
+                tracing::info!(action = "react", kind = event.kind, rules, matched, removed, "changed");
+                Handled::Done
+            }
+            Err(Error::Event(problem)) => Handled::Refused(problem.to_string()),
+            Err(error) => Handled::Later(error.to_string()),
+        }
     }
 
     /// Begins to fill a model with what is asked of the one behind an alias. One that runs already is answered as it is.

@@ -295,6 +295,12 @@ pub struct TierFigures {
     pub notices_restored: u64,
     /// Invalidations that could not be told yet.
     pub notices_pending: usize,
+    /// Events that came by the stream and were handled.
+    pub stream_handled: u64,
+    /// Events that could not be, and were kept aside.
+    pub stream_refused: u64,
+    /// How often an event was put off.
+    pub stream_retried: u64,
     /// The number of the newest invalidation that is carried out here.
     pub epoch: u64,
     /// Writes that wait.
@@ -327,6 +333,9 @@ impl TierFigures {
             notices_received: figures.notices_received,
             notices_restored: figures.notices_restored,
             notices_pending: figures.notices_pending,
+            stream_handled: figures.stream_handled,
+            stream_refused: figures.stream_refused,
+            stream_retried: figures.stream_retried,
             epoch: figures.epoch,
             queue: figures.queue,
             queue_bytes: figures.queue_bytes,
@@ -362,7 +371,7 @@ impl Collector for TierCollector {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let counters: [(&str, &str, u64); 15] = [
+        let counters: [(&str, &str, u64); 18] = [
             ("remote_hits", "Keys found in the shared tier", figures.hits),
             ("remote_misses", "Keys looked for in the shared tier and not found, or not in time", figures.misses),
             ("remote_stores", "Records written to the shared tier", figures.stores),
@@ -378,6 +387,9 @@ impl Collector for TierCollector {
             ("remote_notices_sent", "Invalidations told to other machines", figures.notices_sent),
             ("remote_notices_received", "Invalidations heard from other machines", figures.notices_received),
             ("remote_notices_restored", "Invalidations that had to be told again", figures.notices_restored),
+            ("remote_stream_handled", "Events of the stream that were handled", figures.stream_handled),
+            ("remote_stream_refused", "Events of the stream that could not be handled", figures.stream_refused),
+            ("remote_stream_retried", "Times an event of the stream was put off", figures.stream_retried),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

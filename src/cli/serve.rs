@@ -1,6 +1,7 @@
 //! `vecmemo serve`.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -46,6 +47,11 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
                     Err(panicked) => tracing::error!(%panicked, "the configuration stays as it was"),
                 }
             }
+        });
+        let tier = catalogue.default().cache.tier().cloned();
+        let _consumer = tier.zip(settings.events_stream).map(|(tier, stream)| {
+            let catalogue = catalogue.clone();
+            tier.consume(stream, Arc::new(move |fields: &[(String, Vec<u8>)]| catalogue.handle(fields)))
         });
         for model in catalogue.models() {
             let card = model.cache.card();

@@ -87,6 +87,8 @@ pub struct Settings {
     pub cache: cache::Config,
     /// The tier shared with other machines, if there is one.
     pub remote: Option<(remote::Url, remote::Config)>,
+    /// The stream of its servers that events come by, if there is one.
+    pub events_stream: Option<remote::Stream>,
     /// What events invalidate.
     pub events: EventRules,
     /// The batcher's part.
@@ -154,6 +156,8 @@ pub fn defaults() -> Typed {
             ttl_max_seconds: Some(tier.ttl_max.as_secs()),
             queue_bytes_max: Some(tier.queue_bytes_max),
             prefix: Some(tier.prefix),
+            events_stream: None,
+            events_group: Some("vecmemo".to_owned()),
         },
         search: TypedSearch {
             enabled: Some(search.enabled),
@@ -275,6 +279,7 @@ impl Settings {
                 },
             },
             remote: remote(typed)?,
+            events_stream: events_stream(typed, &defaults)?,
             events: event_rules(typed)?,
             batch,
             http: http::Config {
@@ -341,7 +346,7 @@ fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
 
 /// The shared tier's settings, if it has an address.
 fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, ConfigError> {
-    let TypedRemote { url, deadline_ms, lease_ms, ttl_max_seconds, queue_bytes_max, prefix } = &typed.remote;
+    let TypedRemote { url, deadline_ms, lease_ms, ttl_max_seconds, queue_bytes_max, prefix, .. } = &typed.remote;
     let Some(url) = url.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
     let url: remote::Url =
         url.parse().map_err(|error: remote::UrlError| ConfigError::Remote { problem: error.to_string() })?;
@@ -365,6 +370,20 @@ fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, Config
         state_file: typed.data_dir.as_ref().map(|folder| folder.join("remote.json")),
     };
     Ok(Some((url, config)))
+}
+
+/// The stream that events come by. A consumer is named after what no two that run have in common: the machine and the data folder.
+fn events_stream(typed: &Typed, defaults: &Typed) -> Result<Option<remote::Stream>, ConfigError> {
+    let Some(name) = typed.remote.events_stream.clone().filter(|name| !name.is_empty()) else { return Ok(None) };
+    if typed.remote.url.is_none() {
+        return Err(not("remote.events_stream", name, "without it nothing is read: `url` in [remote] is needed"));
+    }
+    let group = typed.remote.events_group.as_ref().or(defaults.remote.events_group.as_ref());
+    let folder = typed.data_dir.as_ref().or(defaults.data_dir.as_ref()).cloned().unwrap_or_default();
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
+    let machine = rustix::system::uname();
+    let consumer = format!("{}:{}", machine.nodename().to_string_lossy(), folder.display());
+    Ok(Some(remote::Stream { name, group: group.cloned().unwrap_or_default(), consumer }))
 }
 
 /// The rules for events in the cache's terms, checked.

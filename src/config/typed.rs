@@ -438,6 +438,30 @@ pub struct TypedRemote {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_bytes_max: Option<usize>,
 
+    /// A stream of the shared tier's servers whose entries are events
+    #[arg(
+        id = "remote.events_stream",
+        long = "remote-events-stream",
+        env = "VECMEMO_REMOTE_EVENTS_STREAM",
+        value_name = "KEY",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_stream: Option<String>,
+
+    /// The consumer group that shares the stream's events
+    #[arg(
+        id = "remote.events_group",
+        long = "remote-events-group",
+        env = "VECMEMO_REMOTE_EVENTS_GROUP",
+        value_name = "NAME",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_group: Option<String>,
+
     /// What the names of the shared tier's keys begin with
     #[arg(
         id = "remote.prefix",

@@ -46,6 +46,12 @@ pub struct Figures {
     pub notices_received: u64,
     /// Notices that the servers had lost and were given again.
     pub notices_restored: u64,
+    /// Entries of streams that were handled.
+    pub stream_handled: u64,
+    /// Those that could not be, and were kept aside; and those trimmed before.
+    pub stream_refused: u64,
+    /// Those that could not be at once, and come again; each time counts.
+    pub stream_retried: u64,
     /// Fetches by their duration, in the classes of [`LATENCY_BOUNDS_US`] and one for the rest.
     pub latency: [u64; LATENCY_BOUNDS_US.len() + 1],
     /// The sum of their durations, in microseconds.
@@ -87,6 +93,9 @@ pub(super) struct Counters {
     pub(super) notices_sent: AtomicU64,
     pub(super) notices_received: AtomicU64,
     pub(super) notices_restored: AtomicU64,
+    pub(super) stream_handled: AtomicU64,
+    pub(super) stream_refused: AtomicU64,
+    pub(super) stream_retried: AtomicU64,
     latency: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
     latency_us: AtomicU64,
     error: Mutex<Option<String>>,
@@ -132,6 +141,9 @@ impl Counters {
             notices_sent: get(&self.notices_sent),
             notices_received: get(&self.notices_received),
             notices_restored: get(&self.notices_restored),
+            stream_handled: get(&self.stream_handled),
+            stream_refused: get(&self.stream_refused),
+            stream_retried: get(&self.stream_retried),
             latency: self.latency.each_ref().map(get),
             latency_us: get(&self.latency_us),
             error: self.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::breaker::BreakerState;
 use super::notices::{Epoch, Logged};
+use super::servers::Servers;
 use super::survey::Survey;
 use super::url::Address;
 use crate::domain::Key;
@@ -146,4 +147,9 @@ pub(super) trait Link: Send + Sync {
 
     /// Asks every server what it is.
     fn survey(&self, deadline: Instant) -> Answer<'_, Survey>;
+
+    /// The servers, for what only they have.
+    fn servers(self: Arc<Self>) -> Option<Arc<Servers>> {
+        None
+    }
 }

@@ -39,6 +39,7 @@ mod scripts;
 mod servers;
 mod slots;
 mod state;
+mod stream;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,7 @@ use self::node::Bells;
 use self::notices::Notices;
 use self::servers::{Names, Servers};
 use self::state::State;
+use self::stream::Pace;
 use crate::domain::{Key, ModelVersion, Namespace};
 
 pub use self::breaker::BreakerState;
@@ -68,6 +70,7 @@ pub use self::link::Standing;
 pub use self::memory::{Memory, Trouble};
 pub use self::notices::{Epoch, Heard, NOTICE_KEYS_MAX, Notice, Subject};
 pub use self::record::{Flaw, RECORD_BYTES_MAX, Record};
+pub use self::stream::{Consumer, Handled, Handler, Stream};
 pub use self::survey::{Server, Survey};
 pub use self::url::{Address, Url, UrlError};
 
@@ -422,6 +425,17 @@ impl Tier {
             listener.invalidated(&unheard, self.now().unwrap_or(0));
         }
         ears.listener = Some(listener);
+    }
+
+    /// Has the entries of a stream handled in the background, until the consumer is dropped: each at least once by one of
+    /// the group. They are events of others, in a stream of the servers' under its own name, without the tier's prefix.
+    /// A tier in memory has no streams: nothing is handled, and [`Figures::error`] says so.
+    pub fn consume(&self, stream: Stream, handler: Arc<Handler>) -> Consumer {
+        self.consume_at(stream, handler, Pace::default())
+    }
+
+    fn consume_at(&self, stream: Stream, handler: Arc<Handler>, pace: Pace) -> Consumer {
+        stream::consume(&self.0.core, &self.0.handle, stream, handler, pace)
     }
 
     /// The newest invalidation that this node has taken in: what is computed from now on is stored with it.

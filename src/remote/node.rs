@@ -343,6 +343,6 @@ fn unusable(value: &Value) -> Option<Fault> {
 }
 
 /// From 0 to 1, different in every process and call. Only spreads probes in time.
-fn chance() -> f64 {
+pub(super) fn chance() -> f64 {
     f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value, cmd};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout, timeout_at};
@@ -215,6 +216,25 @@ impl Servers {
     async fn one(&self, slot: u16, command: Cmd, deadline: Instant) -> Result<Value, Fault> {
         let mut answers = self.route(&[Op { slot, command }], deadline).await;
         answers.pop().unwrap_or(Err(Fault::Garbled)).map(|(value, _)| value)
+    }
+
+    /// Sends one command to the server that keeps a name.
+    pub(super) async fn ask(&self, name: &str, command: Cmd, deadline: Instant) -> Result<Value, Fault> {
+        self.one(self.slot_of(name.as_bytes()), command, deadline).await
+    }
+
+    /// A connection of its own to the server that keeps a name, for commands that block.
+    pub(super) async fn dial(&self, name: &str) -> Result<MultiplexedConnection, Fault> {
+        let map = self.map();
+        let node = map.node_of(self.slot_of(name.as_bytes())).and_then(|index| map.nodes.get(index));
+        let node = node.filter(|node| node.generation() != 0).ok_or(Fault::Away)?;
+        let config = AsyncConnectionConfig::new();
+        node::connect(&self.url, &node.address(), &self.url.login, self.url.database, config).await
+    }
+
+    /// Has the map of a cluster drawn anew, for it may be wrong.
+    pub(super) fn redraw(&self) {
+        self.redraw.notify_one();
     }
 
     fn reads(&self, keys: &[Key], leases: bool) -> Vec<Op> {
@@ -549,6 +569,10 @@ impl Link for Servers {
             let survey = survey::of(&self.url, &masters, &slots);
             timeout_at(deadline.into(), survey).await.unwrap_or_else(|_| survey::too_late(&self.url))
         })
+    }
+
+    fn servers(self: Arc<Self>) -> Option<Arc<Servers>> {
+        Some(self)
     }
 }
 

@@ -247,6 +247,50 @@ fn a_machine_that_dies_with_a_lease_costs_the_others_no_more_than_the_lease() {
 }
 
 #[test]
+fn events_of_a_stream_are_handled_by_one_machine_and_carried_out_on_all() {
+    if !live::available() {
+        return;
+    }
+    let redis = live::Server::start(&[]);
+    let add = |fields: &[&str]| redis.text(&[&["XADD", "events", "*"], fields].concat());
+    // One that was written before anybody listened.
+    add(&["type", "document.updated", "subject", "early"]);
+    let machine = || {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("vecmemo.toml"),
+            "[[event]]\non = \"document.*\"\ntags = [\"doc:{subject}\"]\n",
+        )
+        .unwrap();
+        let mut command = command(folder.path(), &redis.url());
+        command.env("VECMEMO_REMOTE_EVENTS_STREAM", "events");
+        let machine = Machine { server: Server::run(command), folder };
+        machine.until_ready(true);
+        machine
+    };
+    let machines = [machine(), machine()];
+    let handled = |name: &str| -> f64 {
+        let name = format!("vecmemo_remote_stream_{name}_total");
+        machines.iter().map(|machine| machine.server.metric(&name)).sum()
+    };
+    until("the early one", || handled("handled") == 1.0);
+    for subject in ["1", "2"] {
+        machines[0].embed(&json!({ "inputs": format!("page {subject}"), "tags": [format!("doc:{subject}")] }));
+    }
+    machines[0].until_written();
+    let pages = ["page 1".to_owned(), "page 2".to_owned()];
+    assert_eq!(machines[1].statuses(&pages), ["remote", "remote"]);
+    add(&["event", r#"{"type": "document.updated", "subject": "1"}"#]);
+    add(&["type", "document.updated"]);
+    for machine in &machines {
+        until("the end everywhere", || machine.cached(&["page 1", "page 2"]) == [false, true]);
+    }
+    until("the refusal", || handled("refused") == 1.0);
+    assert_eq!(handled("handled"), 2.0);
+    assert!(redis.text(&["XRANGE", "events:refused", "-", "+"]).contains("subject"));
+}
+
+#[test]
 fn the_servers_are_shown_and_what_is_wrong_with_them_is_said() {
     if !live::available() {
         return;

@@ -28,7 +28,7 @@ fn slot_of(key: &Key) -> u16 {
 }
 
 /// Moves a slot with all it holds from one master to another.
-fn move_slot(slot: u16, from: &Server, to: &Server, all: &[Server], between: impl FnOnce()) {
+pub(super) fn move_slot(slot: u16, from: &Server, to: &Server, all: &[Server], between: impl FnOnce()) {
     let slot = slot.to_string();
     let (source, target) = (from.text(&["CLUSTER", "MYID"]), to.text(&["CLUSTER", "MYID"]));
     to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source]);

@@ -4,6 +4,7 @@ mod cluster;
 mod live;
 mod shared;
 mod single;
+mod stream;
 mod troubled;
 mod watched;
 

@@ -8,20 +8,20 @@ use std::time::Instant;
 use super::live::{Server, available};
 use super::*;
 
-const PASS: u8 = 0;
-const GARBLE: u8 = 1;
-const CUT: u8 = 2;
-const SWALLOW: u8 = 3;
+pub(super) const PASS: u8 = 0;
+pub(super) const GARBLE: u8 = 1;
+pub(super) const CUT: u8 = 2;
+pub(super) const SWALLOW: u8 = 3;
 
 /// A line to a server, of which what comes back can be spoilt.
-struct Line {
+pub(super) struct Line {
     port: u16,
     mode: Arc<AtomicU8>,
-    spoilt: Arc<AtomicUsize>,
+    pub(super) spoilt: Arc<AtomicUsize>,
 }
 
 impl Line {
-    fn to(port: u16) -> Self {
+    pub(super) fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let line = Self { port: listener.local_addr().unwrap().port(), mode: Arc::default(), spoilt: Arc::default() };
         let (mode, spoilt) = (Arc::clone(&line.mode), Arc::clone(&line.spoilt));
@@ -40,11 +40,11 @@ impl Line {
         line
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn set(&self, mode: u8) {
+    pub(super) fn set(&self, mode: u8) {
         self.mode.store(mode, Ordering::SeqCst);
     }
 }
