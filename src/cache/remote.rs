@@ -126,7 +126,8 @@ impl Listener for Ear {
 /// how long ago that was.
 fn invalidation(notice: &Notice, published: u32, now: u32) -> Invalidation {
     let Notice { tags, tag_glob, namespace, model, keys, before, all, soft } = notice;
-    let before = before.unwrap_or(u32::MAX).min(published.saturating_add(1));
+    // A second more: the two clocks' seconds need not begin together, and what is removed too much is computed again.
+    let before = before.unwrap_or(u32::MAX).min(published.saturating_add(2));
     Invalidation {
         keys: (!keys.is_empty()).then(|| keys.clone()),
         texts: None,

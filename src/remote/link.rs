@@ -131,8 +131,15 @@ pub(super) trait Link: Send + Sync {
         deadline: Instant,
     ) -> Answer<'a, Vec<Result<bool, Fault>>>;
 
-    /// Puts a notice into the log and prunes what is older than `retention_ms`. Answers with its place.
-    fn publish<'a>(&'a self, text: &'a str, retention_ms: u64, deadline: Instant) -> Answer<'a, Result<Logged, Fault>>;
+    /// Puts a notice into the log, after `least`, and prunes what is older than `retention_ms`. Answers with its place, and with the
+    /// place that the same notice had before; 0 if it was not there.
+    fn publish<'a>(
+        &'a self,
+        text: &'a str,
+        retention_ms: u64,
+        least: Epoch,
+        deadline: Instant,
+    ) -> Answer<'a, Result<(Logged, Epoch), Fault>>;
 
     /// The log after an epoch.
     fn since(&self, epoch: Epoch, deadline: Instant) -> Answer<'_, Result<Page, Fault>>;

@@ -4,10 +4,10 @@
 //! seen a newer epoch or a connection was made, and soon after the servers have hinted that something was published.
 //!
 //! ```text
-//! connected ─► send what waits ─► read the log ── the first time on this connection: all of it ─► give back what it lacks
-//!                                     │ else what is new                                              │
-//!                                     ▼                                                               ▼
-//!                                 take it in ─► tell the listener ─► keep the place on disk ─► records are served
+//! connected ─► read the log ── the first time on this connection: all of it ─► give back what it lacks
+//!                  │ else what is new                                              │
+//!                  ▼                                                               ▼
+//!              take it in ─► tell the listener ─► send what waits ─► keep the place on disk ─► records are served
 //! ```
 
 use std::collections::HashMap;
@@ -84,11 +84,6 @@ impl Follower {
         if generation == 0 {
             return Err(Fault::Away);
         }
-        match self.send_pending().await {
-            // What waits outdates records here as it is: it stops nobody from reading.
-            Err(fault) if fault.is_of_writes() => core.count(&fault),
-            sent => sent?,
-        }
         let applied = *core.applied.borrow();
         let is_new = applied.generation != generation;
         let (mut log, mut from) = (None, applied.epoch);
@@ -110,23 +105,44 @@ impl Follower {
             }
         };
         self.take_in(&log, from).await;
+        let mut epoch = log.counter.max(applied.epoch);
+        // Only now: servers that have forgotten the log would put it before what they have forgotten.
+        match self.send_pending(epoch).await {
+            // What waits outdates records here as it is: it stops nobody from reading.
+            Err(fault) if fault.is_of_writes() => core.count(&fault),
+            sent => {
+                if sent? {
+                    let log = self.read(epoch).await?;
+                    self.take_in(&log, epoch).await;
+                    epoch = log.counter.max(epoch);
+                }
+            }
+        }
         if core.link.generation() != generation {
             core.bells.change.notify_one();
             return Err(Fault::Away);
         }
-        let now = Applied { generation, epoch: log.counter.max(applied.epoch) };
+        let now = Applied { generation, epoch };
         core.applied.send_if_modified(|applied| std::mem::replace(applied, now) != now);
         Ok(())
     }
 
-    /// Sends what this node has published, in its order.
-    async fn send_pending(&mut self) -> Result<(), Fault> {
-        let core = &self.core;
+    /// Sends what this node has published, in its order, after what it has taken in. True if there was anything.
+    async fn send_pending(&mut self, taken_in: Epoch) -> Result<bool, Fault> {
+        let core = Arc::clone(&self.core);
+        let mut any = false;
         loop {
-            let Some(text) = core.notices().first_pending() else { return Ok(()) };
+            let Some(text) = core.notices().first_pending() else { return Ok(any) };
+            any = true;
             let retention_ms = u64::try_from(core.config.ttl_max.as_millis()).unwrap_or(u64::MAX);
-            let logged = core.link.publish(&text, retention_ms, Instant::now() + core.patience()).await;
-            let logged = logged.inspect_err(|_| core.sent.send_modify(|sent| sent.failures += 1))?;
+            let published = core.link.publish(&text, retention_ms, taken_in, Instant::now() + core.patience()).await;
+            let (logged, before) = published.inspect_err(|_| core.sent.send_modify(|sent| sent.failures += 1))?;
+            let known = core.notices().epoch_of_text(&text);
+            if before > taken_in.max(known) {
+                // Another node has said the same meanwhile, and later than this one did it here.
+                let notice = Notice::from_text(&text);
+                self.tell(vec![Heard { notice, epoch: logged.epoch, published: logged.time }]).await;
+            }
             let ticket = {
                 let mut notices = core.notices_mut();
                 notices.merge(&logged);
@@ -203,10 +219,16 @@ impl Follower {
             }
         }
         core.notices_mut().raise_floor(log.floor);
-        add(&core.counters.notices_received, heard.len());
+        self.tell(heard).await;
+    }
+
+    /// Has the listener carry out what others have published.
+    async fn tell(&self, heard: Vec<Heard>) {
+        add(&self.core.counters.notices_received, heard.len());
         if heard.is_empty() {
             return;
         }
+        let core = Arc::clone(&self.core);
         let told = spawn_blocking(move || tell(&core, heard)).await;
         if let Err(error) = told {
             tracing::error!(%error, "invalidations of other nodes were not carried out here");

@@ -271,12 +271,20 @@ impl Link for MemoryLink {
         })
     }
 
-    fn publish<'a>(&'a self, text: &'a str, _: u64, deadline: Instant) -> Answer<'a, Result<Logged, Fault>> {
+    fn publish<'a>(
+        &'a self,
+        text: &'a str,
+        _: u64,
+        least: Epoch,
+        deadline: Instant,
+    ) -> Answer<'a, Result<(Logged, Epoch), Fault>> {
         Box::pin(async move {
             self.pass(deadline).await?;
             let mut world = self.memory.world();
             let time = (world.now_ms() / 1000) as u32;
-            Ok(world.log(text, time))
+            let before = world.notices.get(text).map_or(0, |&(epoch, _)| epoch);
+            world.counter = world.counter.max(least);
+            Ok((world.log(text, time), before))
         })
     }
 

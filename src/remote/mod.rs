@@ -302,7 +302,8 @@ impl Tier {
         let deadline = Instant::now() + core.config.deadline;
         let until = Instant::now() + lease + Duration::from_secs(1);
         let (task, owned) = (Arc::clone(core), keys.to_vec());
-        let led = self.wait(deadline, async move {
+        // Not cut off: leases that come too late are given back.
+        let led = self.wait_for(deadline, async move {
             let claimed = task.link.claim(&owned, token, ttl_ms, deadline).await;
             let claimed = owned.iter().zip(claimed).map(|(&key, claimed)| {
                 let ours = || Lease { key, token, core: Arc::downgrade(&task) };
@@ -489,9 +490,20 @@ impl Tier {
 
     /// Waits for something that the tier's thread does. `None` if it was not done in time.
     fn wait<T: Send + 'static>(&self, deadline: Instant, task: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let timely = self.wait_for(deadline, async move { tokio::time::timeout_at(deadline.into(), task).await.ok() });
+        timely.flatten()
+    }
+
+    /// The same for what ends by itself, and is to end though nobody waits for it any more.
+    fn wait_for<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         self.0.handle.spawn(async move {
-            let _ = tokio::time::timeout_at(deadline.into(), task).await.map(|done| sender.send(done));
+            // Whoever waited may have gone.
+            let _ = sender.send(task.await);
         });
         // A little more, so that who is late on the tier's thread can still say so.
         let limit = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);

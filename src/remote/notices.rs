@@ -303,6 +303,11 @@ impl Notices {
         self.tickets
     }
 
+    /// The place of a notice by its text; 0 if it is not known.
+    pub(super) fn epoch_of_text(&self, text: &str) -> Epoch {
+        self.known.get(text).map_or(0, |&(epoch, _)| epoch)
+    }
+
     pub(super) fn first_pending(&self) -> Option<Arc<str>> {
         self.pending.front().map(|pending| Arc::clone(&pending.text))
     }

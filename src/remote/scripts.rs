@@ -6,11 +6,12 @@
 /// The most notices in the log. The oldest go when there are more, and with them everything that was not computed since.
 pub(super) const NOTICES_MAX: usize = 1 << 18;
 
-/// `text, retention in seconds, most notices, channel` → `{epoch, time}`. The counter is never left behind the log.
+/// `text, retention in seconds, most notices, channel, least` → `{epoch, time, the text's epoch before}`. The counter is never left
+/// behind the log, or behind what who publishes has seen.
 pub(super) const PUBLISH: &str = r"
 local now = tonumber(redis.call('TIME')[1])
 local last = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2]
-local least = math.max(tonumber(last or 0), tonumber(redis.call('GET', KEYS[4]) or 0))
+local least = math.max(tonumber(last or 0), tonumber(redis.call('GET', KEYS[4]) or 0), tonumber(ARGV[5]))
 if tonumber(redis.call('GET', KEYS[1]) or 0) < least then
   redis.call('SET', KEYS[1], string.format('%.0f', least))
 end
@@ -28,7 +29,7 @@ for _ = 1, 128 do
   redis.call('SET', KEYS[4], first[2])
 end
 redis.call('PUBLISH', ARGV[4], epoch)
-return {epoch, now}
+return {epoch, now, before or '0'}
 ";
 
 /// `epoch, most` → `{counter, floor, seconds, microseconds, text, epoch, time, …}`, of the notices after that epoch.

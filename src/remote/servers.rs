@@ -14,6 +14,7 @@ use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value, cmd};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout, timeout_at};
 
+use super::breaker::BreakerState;
 use super::link::{Answer, Fault, Link, Page, Read, Standing, Work};
 use super::node::{self, Bells, Node, Origin, refusal};
 use super::notices::{Epoch, Logged};
@@ -25,6 +26,8 @@ use crate::domain::Key;
 
 /// How often the map of a cluster is drawn anew when nothing asks for it.
 const REDRAW: Duration = Duration::from_secs(10);
+/// And while a node is away.
+const REDRAW_SOON: Duration = Duration::from_millis(500);
 /// The least time between two drawings.
 const REDRAW_PAUSE: Duration = Duration::from_millis(100);
 /// How long one server may take to say how the cluster is made up.
@@ -323,10 +326,12 @@ impl Servers {
 async fn watch(servers: Weak<Servers>, redraw: Arc<Notify>) {
     while let Some(watched) = servers.upgrade() {
         let drawn = watched.draw().await;
+        // A node that is away may have lost its slots to another.
+        let is_whole = watched.standing().iter().all(|node| node.state == BreakerState::Closed);
         drop(watched);
         sleep(REDRAW_PAUSE).await;
         if drawn {
-            let _ = timeout(REDRAW, redraw.notified()).await;
+            let _ = timeout(if is_whole { REDRAW } else { REDRAW_SOON }, redraw.notified()).await;
         }
     }
 }
@@ -503,17 +508,18 @@ impl Link for Servers {
         &'a self,
         notice: &'a str,
         retention_ms: u64,
+        least: Epoch,
         deadline: Instant,
-    ) -> Answer<'a, Result<Logged, Fault>> {
+    ) -> Answer<'a, Result<(Logged, Epoch), Fault>> {
         Box::pin(async move {
             let mut command = self.names.script(scripts::PUBLISH);
-            command.arg(notice).arg(retention_ms / 1000).arg(scripts::NOTICES_MAX).arg(&*self.names.channel);
+            command.arg(notice).arg(retention_ms / 1000).arg(scripts::NOTICES_MAX).arg(&*self.names.channel).arg(least);
             let value = self.one(self.log_slot, command, deadline).await?;
+            let place = |value| number(value).and_then(|epoch| u64::try_from(epoch).ok()).ok_or(Fault::Garbled);
             match list(&value) {
-                Some([epoch, time]) => {
-                    let epoch = number(epoch).and_then(|epoch| u64::try_from(epoch).ok()).ok_or(Fault::Garbled)?;
+                Some([epoch, time, before]) => {
                     let time = number(time).and_then(|time| u32::try_from(time).ok()).ok_or(Fault::Garbled)?;
-                    Ok(Logged { text: notice.into(), epoch, time })
+                    Ok((Logged { text: notice.into(), epoch: place(epoch)?, time }, place(before)?))
                 }
                 _ => Err(Fault::Garbled),
             }

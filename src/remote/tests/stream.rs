@@ -109,7 +109,7 @@ fn gate(told: &Told) -> (Gate, Arc<Handler>) {
     let handler = told.handler(move |_| {
         let inner = inner.lock().unwrap();
         let _ = inner.0.send(());
-        let _ = inner.1.recv_timeout(SOON);
+        let _ = inner.1.recv_timeout(FAILOVER);
         Handled::Done
     });
     (Gate { begun, go_on }, handler)
@@ -273,15 +273,16 @@ fn what_is_delivered_again_and_again_without_an_end_is_kept_aside() {
         return;
     }
     let server = Server::start(&[]);
-    let [deadly, fine] = ["deadly", "fine"].map(|value| add(&server, value));
+    let [deadly, fine, left] = ["deadly", "fine", "left"].map(|value| add(&server, value));
     server.ask(&["XGROUP", "CREATE", "events", "g", "0"]);
     read_by(&server, "a");
     server.ask(&["XCLAIM", "events", "g", "a", "0", &deadly, "RETRYCOUNT", "5"]);
     server.ask(&["XCLAIM", "events", "g", "a", "0", &fine, "RETRYCOUNT", "4"]);
+    server.ask(&["XCLAIM", "events", "g", "dead", "0", &left, "RETRYCOUNT", "4"]);
     let (tier, told) = (tier(&server.url()), Told::default());
-    let consumer = tier.consume(of("a"), told.done());
+    let consumer = tier.consume_at(of("a"), told.done(), taking_over());
     until("nothing is left", SOON, || pending(&server) == Some(0));
-    assert_eq!(told.all(), ["fine"]);
+    assert_eq!(told.all(), ["fine", "left"], "to be taken over is no delivery");
     let found = refused(&server);
     assert_eq!(found.len(), 1);
     assert_eq!(found[0][5], "it was delivered 5 times and never done");
@@ -333,6 +334,32 @@ fn what_another_has_taken_over_meanwhile_is_left_to_it() {
     drop(consumer);
 }
 
+/// The first of a page takes so long that others may soon take over the rest: what they have is left to them.
+#[test]
+fn what_waits_behind_a_slow_one_is_told_only_if_it_is_still_this_consumers() {
+    if !available() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let ids = [0, 1].map(|number| add(&server, number));
+    let (tier, told) = (tier(&server.url()), Told::default());
+    let (gate, handler) = gate(&told);
+    let pace = Pace { idle: Duration::from_secs(4), ..quick() };
+    let consumer = tier.consume_at(of("a"), handler, pace);
+    gate.begun.recv_timeout(SOON).unwrap();
+    let read = Instant::now();
+    until("half of the time is over", SOON, || read.elapsed() > pace.idle / 2);
+    server.ask(&["XCLAIM", "events", "g", "other", "0", &ids[1]]);
+    add(&server, 2);
+    gate.go_on.send(()).unwrap();
+    gate.begun.recv_timeout(SOON).unwrap();
+    assert_eq!(told.all(), ["0", "2"]);
+    drop(gate);
+    until("it is taken over in its turn", SOON, || pending(&server) == Some(0));
+    assert_eq!(told.all(), ["0", "2", "1"]);
+    drop(consumer);
+}
+
 #[test]
 fn a_consumer_that_is_dropped_acknowledges_what_it_handles_and_no_more() {
     if !available() {
@@ -349,6 +376,7 @@ fn a_consumer_that_is_dropped_acknowledges_what_it_handles_and_no_more() {
     gate.go_on.send(()).unwrap();
     until("the first is acknowledged", SOON, || pending(&server) == Some(2));
     until("its connection is closed", SOON, || !server.text(&["CLIENT", "LIST"]).contains("cmd=xack"));
+    assert_eq!(told.all(), ["0"], "no more is handled");
     let again = tier.consume(of("a"), told.done());
     until("the rest is handled", SOON, || pending(&server) == Some(0));
     assert_eq!(told.all(), ["0", "1", "2"]);
@@ -475,7 +503,8 @@ fn what_cannot_be_kept_aside_now_is_later() {
     let consumer = tier.consume_at(of("a"), handler, quick());
     until("the other is handled", SOON, || told.all().contains(&"fine".to_owned()));
     until("it is named", SOON, || tier.figures().error.is_some_and(|error| error.contains("WRONGTYPE")));
-    assert_eq!((pending(&server), tier.figures().stream_refused), (Some(1), 0));
+    until("the other is acknowledged", SOON, || pending(&server) == Some(1));
+    assert_eq!(tier.figures().stream_refused, 0);
     server.ask(&["DEL", "events:refused"]);
     until("it is kept aside", SOON, || refused(&server).len() == 1 && pending(&server) == Some(0));
     drop(consumer);
