@@ -18,9 +18,8 @@ TINY = ROOT / "tests/data/models/tiny-mean"
 
 def program():
     """The program that is tried."""
-    if named := os.environ.get("VECMEMO_BIN"):
-        return named
-    return str(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/vecmemo")
+    built = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/vecmemo"
+    return str(Path(os.environ.get("VECMEMO_BIN", built)).resolve())
 
 
 class Node:

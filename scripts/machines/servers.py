@@ -197,6 +197,14 @@ class Cluster:
                 return next(server for server in self.servers if server.port == port)
         raise LookupError(f"nobody keeps slot {slot}")
 
+    def slots_in_use(self, server):
+        """Slots of a server's that hold anything."""
+        with Connection(server.port) as connection:
+            own = connection.ask("CLUSTER", "SLOTS")
+            slots = [slot for first, last, (_, port, *_), *_ in own if port == server.port for slot in range(first, last + 1)]
+            counts = connection.ask_all([("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+        return [slot for slot, count in zip(slots, counts) if count]
+
     def move_slot(self, slot, source, target):
         """Moves a slot with all that it holds. Answers with how many that were."""
         names = [server.says("CLUSTER", "MYID") for server in (source, target)]
