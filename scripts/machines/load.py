@@ -207,11 +207,13 @@ class Load:
         ended = invalidation.ended
         if answer.node is invalidation.node:
             return ended
+        is_in_tier = answer.status == "remote" and invalidation.published
         for first, last in self.faults:
-            # The servers may have forgotten it, or it may not have been told.
-            if ended + NEWS_SECONDS > first and invalidation.began < last and not (answer.status == "remote" and invalidation.published and ended > first + NEWS_SECONDS):
+            # It may not have been heard or told. What was told just before the fault, the servers may have forgotten.
+            is_meanwhile = ended + NEWS_SECONDS > first and invalidation.began < last
+            if is_meanwhile and not (is_in_tier and ended > first + NEWS_SECONDS):
                 return last + NEWS_SECONDS
-        return ended if answer.status == "remote" and invalidation.published else ended + NEWS_SECONDS
+        return ended if is_in_tier else ended + NEWS_SECONDS
 
     def judge(self):
         """Finds what was invalidated and served all the same, and sums up each phase."""

@@ -38,8 +38,8 @@ class Node:
         log = Path(self.folder) / "log"
         with log.open("a") as out:
             begin = out.tell()
-            self.process = subprocess.Popen([program(), *self.arguments], cwd=self.folder, env={**environment, **self.settings}, stdin=subprocess.DEVNULL,
-                                            stdout=subprocess.DEVNULL, stderr=out)
+            self.process = subprocess.Popen([program(), *self.arguments], cwd=self.folder, env={**environment, **self.settings},
+                                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=out)
 
         def port():
             said = log.read_text()[begin:]

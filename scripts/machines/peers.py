@@ -95,7 +95,9 @@ def main(folder, program):
 
     measured("vecmemo", ours)
     python = folder / "venv/bin/python"
-    for command in ([sys.executable, "-m", "venv", folder / "venv"], [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES]):
+    environment = [sys.executable, "-m", "venv", folder / "venv"]
+    packages = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES]
+    for command in (environment, packages):
         installed = subprocess.run(command, capture_output=True, text=True)
         if installed.returncode:
             rows.append({"left_out": f"the peers: {installed.stderr.strip().splitlines()[-1:]}"})

@@ -106,8 +106,8 @@ class Server:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self):
-        command = [os.environ.get("REDIS_SERVER", "redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", "",
-                   "--appendonly", "no", "--repl-diskless-sync-delay", "0", *self.options]
+        command = [os.environ.get("REDIS_SERVER", "redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder,
+                   "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", *self.options]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until("a server of Redis answers", lambda: self.says("PING"))
 
