@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 COUNT = 4000
-PACKAGES = ["langchain-classic", "langchain-community", "redis", "redisvl"]
+PACKAGES = ["langchain-classic==1.0.8", "langchain-community==0.4.2", "redis==8.1.0", "redisvl==0.28.0"]
 
 
 def keep_langchain(port, texts, vectors):
@@ -48,7 +48,7 @@ def keep_redisvl(port, texts, vectors):
 
 
 PEERS = {"langchain": keep_langchain, "redisvl": keep_redisvl}
-NAMES = {"langchain": "LangChain's CacheBackedEmbeddings over RedisStore", "redisvl": "RedisVL's EmbeddingsCache"}
+NAMES = {"langchain": "LangChain's CacheBackedEmbeddings over RedisStore (JSON)", "redisvl": "RedisVL's EmbeddingsCache (a hash with JSON)"}
 
 
 def used(server, Connection):
