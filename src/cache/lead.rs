@@ -169,10 +169,10 @@ impl Missed {
     }
 
     /// Lands what the shared tier has of it.
-    pub(super) fn take(self, record: Record) {
+    pub(super) fn take(self, mut record: Record) {
         let Waiting { writer, token_key, tokenize, ended, .. } = &*self.waiting;
         ended.store(true, Ordering::Relaxed);
-        let embedding = Arc::new(Embedding { unit: record.unit.clone(), norm: record.norm });
+        let embedding = Arc::new(Embedding { unit: std::mem::take(&mut record.unit), norm: record.norm });
         let spent = Spent { tokenize: *tokenize, ..Spent::default() };
         let to = Destination::Gathered(Status::Remote);
         let (tokens, passage) = (record.tokens, Passage::From(Box::new(record)));

@@ -73,7 +73,7 @@ pub use events::{Event, EventError, EventRule, EventRuleError, EventRules};
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
 pub use migration::{Embedded, Migration, Progress};
 pub use policy::Policies;
-pub use remote::{SharedTier, TierFigures};
+pub use remote::SharedTier;
 pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
 pub use reuse::{CertificateFigures, Config as ReuseConfig, FieldFigures, ReuseFigures, Reused};
 pub use search::{Found, IndexFigures, Search, SearchConfig, Searched};

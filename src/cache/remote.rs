@@ -11,7 +11,6 @@
 //! those of the request beside them, so that it is invalidated by either.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -20,7 +19,6 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use serde::Serialize;
 
 use super::flight::Particulars;
 use super::invalidate::{self, Invalidation, InvalidationMode};
@@ -257,94 +255,6 @@ pub(super) fn keep(shared: &Shared, entry: &NewEntry<'_>, passage: &Passage) {
     tier.store(entry.key, record, *epoch, lease);
 }
 
-/// The tier's figures since the start.
-#[derive(Clone, Debug, Serialize)]
-pub struct TierFigures {
-    /// Whether records are looked for: it can be reached, and what was invalidated meanwhile is known.
-    pub ready: bool,
-    /// Keys that were looked for and found.
-    pub hits: u64,
-    /// Keys that were looked for and not found, or not in time.
-    pub misses: u64,
-    /// Records that were written.
-    pub stores: u64,
-    /// Records, removals and ends of leases that there was no room or no server for.
-    pub dropped: u64,
-    /// Records that the servers had no room for.
-    pub refused: u64,
-    /// Records that were expired or invalidated, and not served.
-    pub outdated: u64,
-    /// Records that were not what they should be, by what was wrong, and not served.
-    pub damaged: BTreeMap<&'static str, u64>,
-    /// Looks that were not made, because the tier was away.
-    pub skipped: u64,
-    /// Operations that had no answer in time.
-    pub timeouts: u64,
-    /// Operations that failed otherwise.
-    pub errors: u64,
-    /// Texts that this machine computed while others waited for them.
-    pub leases_ours: u64,
-    /// Texts that this machine waited for while another computed them.
-    pub leases_theirs: u64,
-    /// Of these the ones that the other did not finish.
-    pub leases_expired: u64,
-    /// Invalidations told to other machines.
-    pub notices_sent: u64,
-    /// Invalidations heard from other machines.
-    pub notices_received: u64,
-    /// Invalidations that the servers had lost, and were told again.
-    pub notices_restored: u64,
-    /// Invalidations that could not be told yet.
-    pub notices_pending: usize,
-    /// Events that came by the stream and were handled.
-    pub stream_handled: u64,
-    /// Events that could not be, and were kept aside.
-    pub stream_refused: u64,
-    /// How often an event was put off.
-    pub stream_retried: u64,
-    /// The number of the newest invalidation that is carried out here.
-    pub epoch: u64,
-    /// Writes that wait.
-    pub queue: usize,
-    /// Bytes that they take.
-    pub queue_bytes: usize,
-    /// The newest failure.
-    pub error: Option<String>,
-}
-
-impl TierFigures {
-    pub(super) fn of(tier: &Tier) -> Self {
-        let figures = tier.figures();
-        Self {
-            ready: figures.ready,
-            hits: figures.hits,
-            misses: figures.misses,
-            stores: figures.stores,
-            dropped: figures.dropped,
-            refused: figures.refused,
-            outdated: figures.outdated,
-            damaged: Flaw::ALL.iter().zip(figures.flawed).map(|(flaw, count)| (flaw.as_str(), count)).collect(),
-            skipped: figures.skipped,
-            timeouts: figures.timeouts,
-            errors: figures.errors,
-            leases_ours: figures.leases_ours,
-            leases_theirs: figures.leases_theirs,
-            leases_expired: figures.leases_expired,
-            notices_sent: figures.notices_sent,
-            notices_received: figures.notices_received,
-            notices_restored: figures.notices_restored,
-            notices_pending: figures.notices_pending,
-            stream_handled: figures.stream_handled,
-            stream_refused: figures.stream_refused,
-            stream_retried: figures.stream_retried,
-            epoch: figures.epoch,
-            queue: figures.queue,
-            queue_bytes: figures.queue_bytes,
-            error: figures.error,
-        }
-    }
-}
-
 /// Reads the tier's figures at each scrape.
 pub(super) struct TierCollector(pub(super) Tier);
 
@@ -356,7 +266,7 @@ impl std::fmt::Debug for TierCollector {
 
 impl Collector for TierCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let figures = TierFigures::of(&self.0);
+        let figures = self.0.figures();
         let gauges: [(&str, &str, u64); 5] = [
             ("remote_ready", "Whether the shared tier can be reached and is up to date", figures.ready.into()),
             ("remote_epoch", "The newest invalidation that is carried out here", figures.epoch),
@@ -398,9 +308,9 @@ impl Collector for TierCollector {
         }
         let help = "Records of the shared tier that were not what they should be, by what was wrong";
         let mut damaged = encoder.encode_descriptor("remote_damaged", help, None, MetricType::Counter)?;
-        for (flaw, count) in &figures.damaged {
-            let label = [("flaw", *flaw)];
-            ConstCounter::new(*count).encode(damaged.encode_family(&label)?)?;
+        for (flaw, count) in Flaw::ALL.iter().zip(figures.flawed) {
+            let label = [("flaw", flaw.as_str())];
+            ConstCounter::new(count).encode(damaged.encode_family(&label)?)?;
         }
         Ok(())
     }

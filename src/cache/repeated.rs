@@ -62,6 +62,11 @@ impl Repeated {
         Self { bytes_max, state: Mutex::default(), hits: AtomicU64::new(0) }
     }
 
+    /// Whether anything is ever kept.
+    pub(super) fn is_on(&self) -> bool {
+        self.bytes_max > 0
+    }
+
     /// How many searches were answered from here.
     pub(super) fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
@@ -77,9 +82,6 @@ impl Repeated {
 
     /// The answer to the same search, if nothing has changed since and all that it names `is_there` still.
     pub(super) fn get(&self, asked: &Asked, is_there: impl Fn(&Key) -> bool) -> Option<Searched> {
-        if self.bytes_max == 0 {
-            return None;
-        }
         let searched = self.state(asked.generation).answers.get(&asked.digest)?.clone();
         let is_whole = searched.results.iter().flatten().all(|found| is_there(&found.key));
         self.hits.fetch_add(u64::from(is_whole), Ordering::Relaxed);

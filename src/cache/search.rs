@@ -235,7 +235,7 @@ pub(super) fn search(shared: &Shared, vectors: &[Vec<f32>], wanted: &Search) -> 
     let index = shared.searchable.index(store, now);
     let repeated = &shared.searchable.repeated;
     // Before the search: what changes while it runs makes its answer one of the past.
-    let asked = Asked::new(vectors, wanted, index.generation());
+    let asked = repeated.is_on().then(|| Asked::new(vectors, wanted, index.generation())).flatten();
     let is_there = |key: &Key| store.contains_many(&[*key], now)[0].is_some();
     if let Some(searched) = asked.as_ref().and_then(|asked| repeated.get(asked, is_there)) {
         return Ok(searched);

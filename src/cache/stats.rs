@@ -8,13 +8,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde::Serialize;
 
 use super::Shared;
-use super::remote::TierFigures;
 use super::resident::resident;
 use super::reuse::ReuseFigures;
 use super::search::IndexFigures;
 use super::windows::{Counts, WINDOWS};
 use crate::batch::{Embedder, QueueState, Residency};
 use crate::domain::Status;
+use crate::remote;
 use crate::store::Info;
 use std::sync::Weak;
 
@@ -61,7 +61,7 @@ pub struct Stats {
     pub reuse: ReuseFigures,
     /// The tier shared with other machines, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub remote: Option<TierFigures>,
+    pub remote: Option<remote::Figures>,
     /// The store.
     pub store: Info,
 }
@@ -176,7 +176,7 @@ impl Stats {
             },
             index: shared.searchable.figures(),
             reuse: shared.reuse.figures(),
-            remote: shared.tier.as_ref().map(|shared| TierFigures::of(shared.tier())),
+            remote: shared.tier.as_ref().map(|shared| shared.tier().figures()),
             store,
         }
     }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use super::link::Standing;
 use super::notices::Epoch;
 use super::record::Flaw;
@@ -12,13 +14,14 @@ use super::record::Flaw;
 pub const LATENCY_BOUNDS_US: [u64; 10] = [100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000];
 
 /// A reading of all counts.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Figures {
     /// Keys that were asked for and found.
     pub hits: u64,
     /// Keys that were asked for and not served, whatever the reason.
     pub misses: u64,
     /// Records that were none, by [`Flaw::ALL`].
+    #[serde(rename = "damaged", serialize_with = "by_flaw")]
     pub flawed: [u64; Flaw::ALL.len()],
     /// Records that had expired or been invalidated.
     pub outdated: u64,
@@ -53,14 +56,17 @@ pub struct Figures {
     /// Those that could not be at once, and come again; each time counts.
     pub stream_retried: u64,
     /// Fetches by their duration, in the classes of [`LATENCY_BOUNDS_US`] and one for the rest.
+    #[serde(skip)]
     pub latency: [u64; LATENCY_BOUNDS_US.len() + 1],
     /// The sum of their durations, in microseconds.
+    #[serde(skip)]
     pub latency_us: u64,
     /// Whether records are served.
     pub ready: bool,
     /// The newest notice that has been taken in.
     pub epoch: Epoch,
     /// How many notices are known.
+    #[serde(skip)]
     pub notices: usize,
     /// Notices of this node that wait to be sent.
     pub notices_pending: usize,
@@ -69,9 +75,14 @@ pub struct Figures {
     /// The bytes they take.
     pub queue_bytes: usize,
     /// The servers, as far as they are known.
+    #[serde(skip)]
     pub servers: Vec<Standing>,
     /// The newest failure, for people.
     pub error: Option<String>,
+}
+
+fn by_flaw<S: Serializer>(flawed: &[u64; Flaw::ALL.len()], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(Flaw::ALL.iter().map(|flaw| flaw.as_str()).zip(flawed))
 }
 
 /// The counts themselves.

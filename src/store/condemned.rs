@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::core::Core;
 use super::error::StoreError;
 use super::record::Record;
-use super::side::Side;
+use super::side::{Side, failed};
 
 /// Entries erased at a time: writes get their turn in between.
 const ERASED_AT_ONCE: usize = 4096;
@@ -158,12 +158,8 @@ impl Drop for Sweeper {
 /// Erases what a sentence means. `false`: it was told to stop before the end.
 fn sweep(core: &Core, sentence: &Sentence, stop: &AtomicBool) -> Result<bool, StoreError> {
     for tag in &sentence.tags {
-        for keys in core
-            .side
-            .keys_with_tag(tag)
-            .map_err(super::side::failed("read tags", &core.side.path))?
-            .chunks(ERASED_AT_ONCE)
-        {
+        let tagged = core.side.keys_with_tag(tag).map_err(failed("read tags", &core.side.path))?;
+        for keys in tagged.chunks(ERASED_AT_ONCE) {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }

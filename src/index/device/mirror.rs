@@ -177,7 +177,7 @@ impl Mirror {
         let rounded = accelerator.arithmetic().round(queries, self.matrix.dims());
         let errors: Vec<f64> = (0..queries.len()).map(|query| rounded.error(query, length_max)).collect();
         let ceilings: Vec<f32> = queries.iter().zip(&errors).map(|(query, error)| ceiling(query, *error)).collect();
-        let only = (!is_open(filter)).then(|| {
+        let only = (!filter.is_open()).then(|| {
             let mut words = vec![0; accelerator.capacity() / WORD_ROWS];
             self.matrix.admit(filter, &mut words);
             words
@@ -220,18 +220,13 @@ impl Mirror {
     }
 
     fn meter(&self, filter: &Filter<'_>) -> &Meter {
-        if is_open(filter) { &self.unfiltered } else { &self.filtered }
+        if filter.is_open() { &self.unfiltered } else { &self.filtered }
     }
 
     /// The rows that are read, once for each query.
     fn units(&self, queries: usize) -> f64 {
         (self.matrix.places() * queries) as f64
     }
-}
-
-/// Whether all rows count. Expired ones are left out where they are found: they are few until they are cleared.
-fn is_open(filter: &Filter<'_>) -> bool {
-    filter.namespace.is_none() && filter.created == (0..=u32::MAX) && filter.places.is_none()
 }
 
 /// The score above which a row is certainly before where a page begins.

@@ -97,6 +97,10 @@ impl Segments {
         self.all.read().expect("no thread panics while it holds the segments").clone()
     }
 
+    fn is_empty(&self) -> bool {
+        self.all.read().expect("no thread panics while it holds the segments").is_empty()
+    }
+
     fn change(&self, change: impl FnOnce(&mut Vec<(NonZero<u32>, Arc<Segment>)>)) {
         change(&mut self.all.write().expect("no thread panics while it holds the segments"));
     }
@@ -144,9 +148,7 @@ impl Graph {
 
     /// About what share of the rows a filter keeps.
     fn kept(&self, filter: &Filter<'_>) -> f64 {
-        let keeps_all = filter.namespace.is_none() && filter.created == (0..=u32::MAX);
-        // What has expired is soon gone.
-        if keeps_all { 1.0 } else { self.exact.matrix.share(filter) }
+        if filter.is_open() { 1.0 } else { self.exact.matrix.share(filter) }
     }
 
     pub(super) fn figures(&self) -> GraphFigures {
@@ -216,7 +218,7 @@ impl Searcher for Graph {
 
     fn serves(&self, asked: &Asked<'_>) -> bool {
         let may = !asked.pages && asked.k <= Breadths::K_MAX && asked.filter.places.is_none();
-        may && self.figures().segments > 0 && self.kept(asked.filter) >= KEPT_MIN
+        may && !self.segments.is_empty() && self.kept(asked.filter) >= KEPT_MIN
     }
 
     fn estimate(&self, asked: &Asked<'_>) -> Option<Duration> {

@@ -1,7 +1,5 @@
 //! Entries that are gone before they are erased.
 
-use std::time::{Duration, Instant};
-
 use super::*;
 use crate::store::condemned::Sentence;
 use crate::store::side::{Side, SideFile};
@@ -31,14 +29,6 @@ fn there(store: &Store) -> Vec<u32> {
     (0..ENTRIES).filter(|&number| is_there(store, number)).collect()
 }
 
-fn until(happened: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !happened() {
-        assert!(Instant::now() < deadline, "it does not happen");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn what_is_condemned_is_gone_at_once_and_erased_behind() {
     let folder = tempfile::tempdir().unwrap();
@@ -55,9 +45,9 @@ fn what_is_condemned_is_gone_at_once_and_erased_behind() {
     let tags = ["even".to_owned()];
     store.put_many(&[NewEntry { tags: &tags, ..NewEntry::new(key(4), &unit, 1.0, &namespace) }], NOW).unwrap();
     assert_eq!(served(&store, [4], NOW)[&4].0, unit);
-    until(|| store.info().entries == u64::from(ENTRIES / 2 + 1));
+    until("the even ones are erased", || store.info().entries == u64::from(ENTRIES / 2 + 1));
     assert!(is_there(&store, 4));
-    until(|| store.core.side.sentences().unwrap().is_empty());
+    until("the sentence is forgotten", || store.core.side.sentences().unwrap().is_empty());
     store.condemn(&["ten".to_owned(), "none".to_owned()]).unwrap();
     assert_eq!(there(&store).len() as u32, ENTRIES / 2 + 1);
     drop(store);
@@ -80,7 +70,7 @@ fn what_the_last_run_had_not_erased_is_not_served_by_the_next() {
 
     let store = open(folder.path(), u64::from(ENTRIES) + 8);
     assert!(!is_there(&store, 10) && is_there(&store, 11));
-    until(|| store.info().entries == u64::from(ENTRIES - ENTRIES / 10));
+    until("every tenth is erased", || store.info().entries == u64::from(ENTRIES - ENTRIES / 10));
     drop(store);
     let store = open(folder.path(), u64::from(ENTRIES) + 8);
     assert_eq!(there(&store).len() as u32, ENTRIES - ENTRIES / 10);

@@ -1,6 +1,6 @@
 //! What is kept, what goes, and what is left for the next open: pins, sweeps, scrubbing, bounds, the table of a clean close.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::*;
 
@@ -16,14 +16,6 @@ fn plain(namespace: &Namespace) -> NewEntry<'_> {
 
 fn system_now() -> u32 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as u32
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]

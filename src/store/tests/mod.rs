@@ -20,6 +20,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use half::f16;
 
@@ -55,6 +56,15 @@ pub(super) fn row(n: u32, edition: u32) -> Vec<f16> {
 
 pub(super) fn config(capacity_entries: u64) -> Config {
     Config { capacity_entries, ..Config::default() }
+}
+
+/// Waits for something that another thread is about to do.
+pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::yield_now();
+    }
 }
 
 pub(super) fn open(folder: &Path, capacity: u64) -> Store {
