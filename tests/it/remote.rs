@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -222,6 +223,28 @@ fn four_machines_and_many_clients_compute_each_text_once() {
     }
     let computed: Vec<f64> = machines.iter().map(Machine::computed).collect();
     assert_eq!(computed.iter().sum::<f64>(), all.len() as f64, "{computed:?}");
+}
+
+#[test]
+fn one_cold_text_that_five_hundred_clients_of_four_machines_ask_for_is_computed_once() {
+    if !live::available() {
+        return;
+    }
+    let redis = live::Server::start(&[]);
+    let machines: Vec<Machine> = (0..4).map(|_| Machine::new(&redis.url())).collect();
+    let (asked, gate) = (json!({ "inputs": "the text of the day" }), Barrier::new(500));
+    std::thread::scope(|scope| {
+        for client in 0..500 {
+            let (client, asked, gate) = (machines[client % machines.len()].server.client(), &asked, &gate);
+            scope.spawn(move || {
+                gate.wait();
+                let (status, answer) = client.post("/embed", asked).unwrap();
+                assert_eq!(status, 200, "{answer}");
+            });
+        }
+    });
+    let computed: Vec<f64> = machines.iter().map(Machine::computed).collect();
+    assert_eq!(computed.iter().sum::<f64>(), 1.0, "{computed:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod bound;
 mod cut;
+mod events;
 mod kill_loop;
 mod media;
 mod memory;
