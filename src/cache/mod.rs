@@ -27,6 +27,7 @@
 //! ```
 
 mod catalogue;
+mod census;
 mod draft;
 mod error;
 mod events;
@@ -62,7 +63,7 @@ use crate::batch::{Embedder, TokenizeError};
 use crate::domain::{
     ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Tokens, Truncation, TruncationDirection, scaled_to_one,
 };
-use crate::store::{Ages, Entry, NewEntry, Store};
+use crate::store::{Ages, Census, Entry, NewEntry, Store};
 
 pub use crate::batch::Token;
 pub use crate::index::{Choice as PathChoice, Cursor, Device, DeviceChoice as SearchDevice, HITS_MAX, Method, Path};
@@ -79,6 +80,7 @@ pub use reuse::{CertificateFigures, Config as ReuseConfig, FieldFigures, ReuseFi
 pub use search::{Found, IndexFigures, Search, SearchConfig, Searched};
 pub use stats::{Evictions, Memory, Stats, Tier, Weights, Window};
 
+use census::LastCensus;
 use draft::{Draft, set_row};
 use flight::{Flights, Particulars, Place, Waiter};
 use lead::{Errand, Input, Sharing};
@@ -120,6 +122,7 @@ struct Shared {
     reuse: Reuse,
     enabled: AtomicBool,
     tier: Option<SharedTier>,
+    census: LastCensus,
 }
 
 /// How the cache is kept.
@@ -212,6 +215,7 @@ impl Cache {
             reuse: Reuse::new(reuse),
             enabled: AtomicBool::new(enabled),
             tier,
+            census: LastCensus::default(),
         });
         if let Some(tier) = &shared.tier {
             tier.add(embedder.card().version, &shared);
@@ -525,6 +529,13 @@ impl Cache {
     #[must_use]
     pub fn ages(&self) -> Ages {
         self.inner.shared.store.ages(self.inner.shared.now())
+    }
+
+    /// The namespaces and tags with most entries, as they were some seconds ago. Reads entries now and then: not for async threads.
+    #[must_use]
+    pub fn census(&self) -> Arc<Census> {
+        let shared = &self.inner.shared;
+        shared.census.get(|| shared.store.census(shared.now()))
     }
 
     /// Stores a vector computed elsewhere, which must be this model's, not normalised or normalised. What is there

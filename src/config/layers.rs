@@ -77,7 +77,7 @@ pub fn layer(arguments: &Typed, matches: &ArgMatches, file: Option<&Path>) -> Re
 }
 
 /// The tables whose keys are settings of their own, named `table.key`.
-pub const SECTIONS: [&str; 2] = ["search", "remote"];
+pub const SECTIONS: [&str; 3] = ["search", "remote", "page"];
 
 /// The settings of a table, those of its sections apart.
 fn settings_of(table: Table) -> Vec<(String, Value)> {

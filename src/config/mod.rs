@@ -16,7 +16,7 @@ pub use layers::{DEFAULT_FILE, Layered, Origin, SECTIONS, layer};
 pub use models::{ModelSettings, TypedModel, TypedModels};
 pub use typed::{
     DeviceName, DurabilityName, InvalidationModeName, LogFormat, PrecisionName, SearchDeviceName, SearchPathName,
-    TokenInputsName, Typed, TypedEventRule, TypedPolicy, TypedRemote, TypedSearch,
+    TokenInputsName, Typed, TypedEventRule, TypedPage, TypedPolicy, TypedRemote, TypedSearch,
 };
 
 use crate::cache::ReuseTerms;
@@ -165,6 +165,7 @@ pub fn defaults() -> Typed {
             device: Some(SearchDeviceName::Auto),
             cache_bytes: Some(search.cache_bytes),
         },
+        page: TypedPage { price_per_million_tokens: None, currency: Some("USD".to_owned()) },
         log_format: Some(LogFormat::Text),
         log: Some("info".to_owned()),
         policies: BTreeMap::new(),
@@ -284,6 +285,7 @@ impl Settings {
             batch,
             http: http::Config {
                 reload: None,
+                price: price(&typed.page, &defaults.page)?,
                 auto_truncate: value!(auto_truncate),
                 token_inputs: match value!(token_inputs) {
                     TokenInputsName::Reject => http::TokenInputs::Reject,
@@ -370,6 +372,19 @@ fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, Config
         state_file: typed.data_dir.as_ref().map(|folder| folder.join("remote.json")),
     };
     Ok(Some((url, config)))
+}
+
+/// What computing costs, if that is known.
+fn price(typed: &TypedPage, defaults: &TypedPage) -> Result<Option<http::Price>, ConfigError> {
+    let currency = typed.currency.as_ref().or(defaults.currency.as_ref()).cloned().unwrap_or_default();
+    if currency.len() != 3 || !currency.bytes().all(|letter| letter.is_ascii_uppercase()) {
+        return Err(not("page.currency", currency, "three capital letters, as USD or EUR"));
+    }
+    let Some(per_million_tokens) = typed.price_per_million_tokens else { return Ok(None) };
+    if !(0.0..=1e9).contains(&per_million_tokens) {
+        return Err(not("page.price_per_million_tokens", per_million_tokens, "a number from 0 to 1000000000"));
+    }
+    Ok(Some(http::Price { per_million_tokens, currency }))
 }
 
 /// The stream that events come by. A consumer is named after what no two that run have in common: the machine and the data folder.

@@ -299,6 +299,11 @@ pub struct Typed {
     #[serde(skip_serializing_if = "TypedRemote::is_empty")]
     pub remote: TypedRemote,
 
+    /// What the page for operators tells: the table `[page]`
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "TypedPage::is_empty")]
+    pub page: TypedPage,
+
     /// Log lines as text or JSON
     #[arg(long, env = "VECMEMO_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logs")]
     pub log_format: Option<LogFormat>,
@@ -476,6 +481,41 @@ pub struct TypedRemote {
 }
 
 impl TypedRemote {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The table `[page]`: `currency` there is `--page-currency` and `VECMEMO_PAGE_CURRENCY`.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedPage {
+    /// What computing a million tokens costs, to tell what the cache saves; not told if not set
+    #[arg(
+        id = "page.price_per_million_tokens",
+        long = "page-price-per-million-tokens",
+        env = "VECMEMO_PAGE_PRICE_PER_MILLION_TOKENS",
+        value_name = "PRICE",
+        help_heading = "Page",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_per_million_tokens: Option<f64>,
+
+    /// The currency of that price, by its three letters
+    #[arg(
+        id = "page.currency",
+        long = "page-currency",
+        env = "VECMEMO_PAGE_CURRENCY",
+        value_name = "CODE",
+        help_heading = "Page",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
+}
+
+impl TypedPage {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -176,7 +176,10 @@ where
             error.into_response(dialect, &id).into()
         }
     };
-    let mut response = answered.response;
+    let Answered { mut response, items, hits, .. } = answered;
+    if route.is_vectors() && items > 0 {
+        service.shared.latency.observe(items == hits, started.elapsed());
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     if draining && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -17,6 +17,15 @@ pub enum TokenInputs {
     Own,
 }
 
+/// What computing costs, to tell what the cache saves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Price {
+    /// Of a million tokens.
+    pub per_million_tokens: f64,
+    /// In which currency: its three letters, as ISO 4217 has them.
+    pub currency: String,
+}
+
 /// The service's limits and choices.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -57,6 +66,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The most requests at once on one HTTP/2 connection.
     pub http2_streams_max: u32,
+    /// What computing costs, if that is to be told.
+    pub price: Option<Price>,
     /// How the configuration is read again, where there is one.
     pub reload: Option<Reload>,
 }
@@ -82,6 +93,7 @@ impl Default for Config {
             request_timeout_max: Duration::from_secs(3600),
             drain_timeout: Duration::from_secs(30),
             http2_streams_max: 128,
+            price: None,
             reload: None,
         }
     }

@@ -20,6 +20,7 @@ mod errors;
 mod events;
 mod headers;
 mod invalidate;
+mod latency;
 mod limits;
 mod lookup;
 mod memory;
@@ -49,11 +50,12 @@ use prometheus_client::registry::Registry;
 
 use crate::cache::Catalogue;
 
-pub use limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
+pub use limits::{BATCH_TEXTS_CEILING, Config, Price, TokenInputs};
 pub use reload::{Reload, Reloaded};
 pub use routes::router;
 pub use server::serve;
 
+use latency::Latency;
 use memory::Memory;
 use metrics::Metrics;
 
@@ -67,6 +69,7 @@ struct Shared {
     catalogue: Catalogue,
     config: Config,
     metrics: Metrics,
+    latency: Latency,
     registry: Registry,
     request_memory: Memory,
     answer_memory: Memory,
@@ -95,6 +98,7 @@ impl Service {
             catalogue,
             config,
             metrics,
+            latency: Latency::new(),
             registry,
         };
         Self { shared: Arc::new(shared) }

@@ -10,29 +10,47 @@ use crate::cache::{Cache, Served};
 
 use super::call::{Answered, Call};
 use super::errors::Error;
+use super::limits::Price;
 use super::pipeline;
 use super::shape::allowed_dims;
 use super::wire::flag;
 
 /// The cache's figures since the start, and of the last minute, quarter of an hour and hour.
 ///
-/// With `ages=true` also how many entries have which age, for which every record is read.
+/// With `ages=true` also how many entries have which age, for which every record is read; with `census=true` also the
+/// namespaces and tags with most entries, as they were some seconds ago, counted or estimated.
 #[utoipa::path(
     get, path = "/stats", tag = "operations",
     params(
         ("ages" = Option<bool>, Query, description = "Count entries by age, which reads every record"),
+        ("census" = Option<bool>, Query, description = "Name the namespaces and tags with most entries"),
         ("model" = Option<String>, Query, description = "Of one model only"),
     ),
     responses((status = 200, description = "Entries, bytes, hit rates, evictions, memory, queue", body = Object))
 )]
 pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Error> {
     let with_ages = flag(request.uri().query(), "ages")?;
+    let with_census = flag(request.uri().query(), "census")?;
     let shared = &call.service.shared;
     let models = pipeline::models(&call, None)?;
+    let price = shared.config.price.clone();
     let figures = move |model: &Served| {
-        let mut stats = serde_json::to_value(model.cache.stats()).expect("the figures have string keys");
+        let counted = model.cache.stats();
+        let mut stats = serde_json::to_value(&counted).expect("the figures have string keys");
         if with_ages {
             stats["ages"] = json!(model.cache.ages());
+        }
+        if with_census {
+            stats["census"] = json!(*model.cache.census());
+        }
+        if let Some(Price { per_million_tokens, currency }) = &price {
+            let cost = |tokens: u64| tokens as f64 * per_million_tokens / 1e6;
+            stats["money"] = json!({
+                "currency": currency,
+                "per_million_tokens": per_million_tokens,
+                "spent": cost(counted.tokens - counted.tokens_saved),
+                "saved": cost(counted.tokens_saved),
+            });
         }
         stats
     };
@@ -53,6 +71,7 @@ pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Erro
             "requests_in_flight": shared.metrics.in_flight.get(),
             "request_memory_bytes": shared.request_memory.reserved_bytes(),
             "answer_memory_bytes": shared.answer_memory.reserved_bytes(),
+            "latency": shared.latency.last_minute(),
             "uptime_seconds": super::unix_seconds().saturating_sub(shared.started_unix),
         });
         stats.insert("http".to_owned(), http);

@@ -113,6 +113,11 @@ impl Route {
 }
 
 impl Route {
+    /// Whether its answers are vectors.
+    pub(super) fn is_vectors(self) -> bool {
+        matches!(self, Self::Embed | Self::Root | Self::Embeddings)
+    }
+
     /// Whose shape its errors have.
     pub(super) fn dialect(self, path: &str) -> Dialect {
         match self {

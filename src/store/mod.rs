@@ -21,6 +21,7 @@ mod aliases;
 mod atomic;
 mod attachments;
 mod bits;
+mod census;
 mod compact;
 mod condemned;
 mod config;
@@ -60,6 +61,7 @@ use std::sync::{Arc, Mutex};
 use half::f16;
 
 pub use attachments::Attachments;
+pub use census::{Census, Share};
 pub use compact::{Compacted, CompactedSpace, compact};
 pub use config::{Config, Cursor, Durability, Entry, NewEntry, PAYLOAD_BYTES_MAX, Scrubbed, Selector, Upkeep};
 pub use error::{StoreError, Torn};
@@ -274,6 +276,12 @@ impl Store {
             false
         });
         ages
+    }
+
+    /// The namespaces and tags with most entries. Reads no more than some thousand entries, however many there are.
+    #[must_use]
+    pub fn census(&self, now: u32) -> Census {
+        self.core.census(now)
     }
 
     /// Keys of the entries that may be served and whose records are wanted, in the order of their places.

@@ -333,6 +333,29 @@ impl Side {
         })
     }
 
+    /// How many of the keys have which tag, after so many tags have been read; and how many keys were left then.
+    pub(super) fn count_tags(
+        &self,
+        keys: &[Key],
+        tags_max: usize,
+    ) -> Result<(HashMap<String, u64>, usize), redb::Error> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(self.names.tags())?;
+            let (mut counts, mut read) = (HashMap::new(), 0);
+            for (place, key) in keys.iter().enumerate() {
+                if read >= tags_max {
+                    return Ok((counts, keys.len() - place));
+                }
+                let Some(list) = table.get(key.as_bytes())? else { continue };
+                for tag in parse_tags(list.value()) {
+                    read += 1;
+                    *counts.entry(tag).or_default() += 1;
+                }
+            }
+            Ok((counts, 0))
+        })
+    }
+
     /// What is condemned and not erased yet, by number, the oldest first. What cannot be read is nothing.
     pub(super) fn sentences(&self) -> Result<Vec<(u64, Sentence)>, StoreError> {
         let read = self.with(|database| {

@@ -131,6 +131,8 @@ fn a_setting_that_makes_no_sense_is_refused_by_name() {
     assert!(refused("[policies.docs]\nttl = 5").contains("the policy docs: namespaces or tags is needed"));
     let twice = "[policies.a]\ntags = [\"t\"]\n[policies.b]\ntags = [\"t\"]";
     assert!(refused(twice).contains("the policy b: tags cannot have \"t\": the policy a has it already"));
+    assert!(refused("[page]\ncurrency = \"euro\"").contains("page.currency cannot be euro: three capital letters"));
+    assert!(refused("[page]\nprice_per_million_tokens = -1").contains("page.price_per_million_tokens cannot be -1"));
     assert!(fail(vecmemo(folder.path()).args(["config", "--config", "absent.toml"])).contains("absent.toml"));
 }
 

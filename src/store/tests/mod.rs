@@ -1,5 +1,6 @@
 //! The store as its callers see it: against a model, across crashes, under damage, with a failing disk.
 
+mod census;
 mod concurrency;
 mod condemned;
 mod crash;

@@ -2,6 +2,7 @@
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use vecmemo::http;
 
 use super::Bench;
 
@@ -88,6 +89,61 @@ async fn stats_count_entries_and_hits() {
     assert_eq!((&stats["items"]["hit"], &stats["items"]["computed"]), (&json!(2), &json!(2)));
     assert_eq!((&stats["store"]["entries"], &stats["hit_rate"]), (&json!(2), &json!(0.5)));
     assert_eq!(stats["http"]["answer_memory_bytes"], 0);
+}
+
+#[tokio::test]
+async fn stats_tell_how_long_answers_from_the_cache_and_others_took_in_the_last_minute() {
+    let bench = Bench::new();
+    let latency = bench.get("/stats").await.json()["http"]["latency"].clone();
+    let none = json!({ "requests": 0, "p50_ms": null, "p99_ms": null });
+    assert_eq!(latency, json!({ "seconds": 60, "hits": none, "misses": none }));
+    for inputs in [r#"["a"]"#, r#"["a"]"#, r#"["a", "b"]"#, r#"["a", "b"]"#, r#"["b"]"#] {
+        bench.post("/embed", &format!(r#"{{"inputs": {inputs}}}"#)).await;
+    }
+    // Neither a refusal nor what answers no vectors counts.
+    bench.post("/embed", "{").await;
+    bench.post("/lookup", r#"{"inputs": ["a"]}"#).await;
+    let latency = bench.get("/stats").await.json()["http"]["latency"].clone();
+    assert_eq!((&latency["hits"]["requests"], &latency["misses"]["requests"]), (&json!(3), &json!(2)));
+    for kind in ["hits", "misses"] {
+        let of = |quantile: &str| latency[kind][quantile].as_f64().unwrap();
+        assert!(0.0 < of("p50_ms") && of("p50_ms") <= of("p99_ms"), "{latency}");
+    }
+}
+
+#[tokio::test]
+async fn stats_name_namespaces_and_tags_only_when_asked() {
+    let bench = Bench::new();
+    assert!(bench.get("/stats").await.json().get("census").is_none());
+    bench.post("/embed", r#"{"inputs": ["a", "b"], "tags": ["<b>", "x"], "namespace": "n"}"#).await;
+    bench.post("/embed", r#"{"inputs": ["c"], "tags": ["x"]}"#).await;
+    let census = bench.get("/stats?census=true").await.json()["census"].clone();
+    let share = |name: &str, entries: u64| json!({ "name": name, "entries": entries });
+    let expected = json!({
+        "looked_at": 3, "exact": true,
+        "namespaces": [share("n", 2), share("", 1)],
+        "tags": [share("x", 3), share("<b>", 2)],
+    });
+    assert_eq!(census, expected);
+    assert_eq!(bench.get("/stats?census=maybe").await.status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn stats_tell_what_is_saved_where_a_price_is_known() {
+    let plain = Bench::new();
+    plain.post("/embed", r#"{"inputs": ["a"]}"#).await;
+    assert!(plain.get("/stats").await.json().get("money").is_none());
+    let price = http::Price { per_million_tokens: 2.5, currency: "EUR".to_owned() };
+    let bench = Bench::with(super::model(), http::Config { price: Some(price), ..http::Config::default() });
+    for _ in 0..3 {
+        bench.post("/embed", r#"{"inputs": ["a text"]}"#).await;
+    }
+    let stats = bench.get("/stats").await.json();
+    let money = &stats["money"];
+    assert_eq!((&money["currency"], &money["per_million_tokens"]), (&json!("EUR"), &json!(2.5)));
+    let (saved, spent) = (money["saved"].as_f64().unwrap(), money["spent"].as_f64().unwrap());
+    assert!(spent > 0.0 && (saved - 2.0 * spent).abs() < 1e-12, "{money}");
+    assert!((saved - stats["tokens_saved"].as_f64().unwrap() * 2.5e-6).abs() < 1e-12, "{stats}");
 }
 
 #[tokio::test]
