@@ -30,6 +30,7 @@ pub mod numbers;
 mod openai;
 mod openapi;
 mod operations;
+mod page;
 mod pipeline;
 mod reload;
 mod route;

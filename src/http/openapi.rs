@@ -16,7 +16,7 @@ use super::limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
 use super::shape::allowed_dims;
 use super::wire::{TAG_CHARS_MAX, TAGS_MAX};
 use super::{
-    embed, entries, events, invalidate, lookup, migrations, openai, operations, reload, search, switch, tokenize,
+    embed, entries, events, invalidate, lookup, migrations, openai, operations, page, reload, search, switch, tokenize,
 };
 
 #[derive(OpenApi)]
@@ -50,7 +50,9 @@ use super::{
         operations::health,
         operations::ready,
         operations::metrics,
-        operations::openapi
+        operations::openapi,
+        page::page,
+        page::file
     )
 )]
 struct Document;
@@ -288,6 +290,7 @@ fn describe_answers(paths: &mut Value) {
             content[name] = binary.clone();
         }
     }
+    paths["/page/{file}"]["get"]["parameters"][0]["schema"] = json!({ "enum": page::file_names() });
     for method in ["get", "delete"] {
         paths["/entries/{key}"][method]["parameters"][0]["schema"] =
             json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$", "minLength": 64, "maxLength": 64 });

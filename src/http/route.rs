@@ -29,13 +29,15 @@ pub(super) enum Route {
     Ready,
     Metrics,
     OpenApi,
+    /// The page for operators, and the files it is made of.
+    Page,
     /// Paths and methods that there are none of.
     Unknown,
 }
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(super) const ALL: [Self; 25] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::Embed,
         Self::Root,
         Self::Embeddings,
@@ -60,6 +62,7 @@ impl Route {
         Self::Ready,
         Self::Metrics,
         Self::OpenApi,
+        Self::Page,
         Self::Unknown,
     ];
 
@@ -90,6 +93,7 @@ impl Route {
             Self::Ready => "/ready",
             Self::Metrics => "/metrics",
             Self::OpenApi => "/openapi.json",
+            Self::Page => "/page/{file}",
             Self::Unknown => "unknown",
         }
     }
@@ -123,6 +127,8 @@ impl Route {
         match self {
             Self::Embed | Self::Root | Self::Tokenize | Self::Info | Self::Health => Dialect::Tei,
             Self::Embeddings | Self::Models => Dialect::OpenAi,
+            // The root's other method is theirs.
+            Self::Page if path == "/" => Dialect::Tei,
             Self::Unknown if path == "/v1" || path.starts_with("/v1/") => Dialect::OpenAi,
             Self::Lookup
             | Self::Search
@@ -141,6 +147,7 @@ impl Route {
             | Self::Ready
             | Self::Metrics
             | Self::OpenApi
+            | Self::Page
             | Self::Unknown => Dialect::Own,
         }
     }

@@ -12,7 +12,7 @@ use super::call::{self, Answered, Call};
 use super::errors::Error;
 use super::route::Route;
 use super::{
-    Service, embed, entries, events, invalidate, lookup, migrations, openai, operations, reload, search, switch,
+    Service, embed, entries, events, invalidate, lookup, migrations, openai, operations, page, reload, search, switch,
     tokenize,
 };
 
@@ -20,7 +20,8 @@ use super::{
 pub fn router(service: Service) -> Router {
     Router::new()
         .route("/embed", post(handler(Route::Embed, embed::embed)))
-        .route("/", post(handler(Route::Root, embed::root)))
+        .route("/", get(handler(Route::Page, page::page)).post(handler(Route::Root, embed::root)))
+        .route("/page/{file}", get(handler(Route::Page, page::file)))
         .route("/v1", post(handler(Route::Root, embed::root)))
         .route("/v1/embeddings", post(handler(Route::Embeddings, openai::embeddings)))
         .route("/embeddings", post(handler(Route::Embeddings, openai::embeddings)))

@@ -7,6 +7,7 @@ mod connections;
 mod families;
 mod lifecycle;
 mod operations;
+mod page;
 mod refusals;
 mod search;
 

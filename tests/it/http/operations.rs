@@ -152,6 +152,8 @@ async fn the_description_has_every_route_and_the_served_models_limits() {
     for (method, path) in [
         ("post", "/embed"),
         ("post", "/"),
+        ("get", "/"),
+        ("get", "/page/{file}"),
         ("post", "/v1/embeddings"),
         ("get", "/v1/models"),
         ("post", "/tokenize"),
