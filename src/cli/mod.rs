@@ -6,12 +6,14 @@ mod calibrate;
 mod client;
 mod cluster;
 mod compact;
+mod completions;
 mod config;
 mod dedupe;
 mod export;
 mod import;
 mod invalidate;
 mod lookup;
+mod man;
 mod meter;
 mod migrate;
 mod models;
@@ -79,6 +81,10 @@ enum Command {
     Compact(compact::Arguments),
     /// Print every setting with its value, where it comes from and what it is for
     Config(config::Arguments),
+    /// Print what a shell needs to complete this command line
+    Completions(completions::Arguments),
+    /// Print the manual page, or write a page for every command
+    Man(man::Arguments),
     /// Print the version and what this program was built for
     Version,
 }
@@ -139,6 +145,8 @@ pub fn run() -> ExitCode {
         Command::Import(arguments) => import::run(&arguments, of_command),
         Command::Compact(arguments) => compact::run(&arguments, of_command),
         Command::Config(arguments) => config::run(&arguments, of_command),
+        Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
+        Command::Man(arguments) => man::run(&arguments, Arguments::command()),
         Command::Version => version::run(),
     };
     match outcome {

@@ -14,6 +14,7 @@ mod lifecycle;
 mod live;
 mod migration;
 mod models;
+mod operator;
 mod program;
 mod remote;
 mod reuse;

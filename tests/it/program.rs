@@ -47,6 +47,8 @@ fn every_command_explains_itself() {
         "import",
         "compact",
         "config",
+        "completions",
+        "man",
         "version",
     ];
     for command in commands {

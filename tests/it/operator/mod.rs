@@ -1,0 +1,3 @@
+//! What an operator has besides the service: manual pages, completions, the doctor, traces, guides.
+
+mod manual;
