@@ -9,6 +9,7 @@ mod compact;
 mod completions;
 mod config;
 mod dedupe;
+mod doctor;
 mod export;
 mod import;
 mod invalidate;
@@ -79,6 +80,8 @@ enum Command {
     Import(import::Arguments),
     /// Give back the disk space that removed entries have left
     Compact(compact::Arguments),
+    /// Look at machine, settings, folder, model and tier, and say what should be changed; changes nothing
+    Doctor(doctor::Arguments),
     /// Print every setting with its value, where it comes from and what it is for
     Config(config::Arguments),
     /// Print what a shell needs to complete this command line
@@ -144,6 +147,7 @@ pub fn run() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments, of_command),
         Command::Import(arguments) => import::run(&arguments, of_command),
         Command::Compact(arguments) => compact::run(&arguments, of_command),
+        Command::Doctor(arguments) => doctor::run(&arguments, of_command),
         Command::Config(arguments) => config::run(&arguments, of_command),
         Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Man(arguments) => man::run(&arguments, Arguments::command()),

@@ -77,7 +77,8 @@ fn any() -> Option<(domain::Device, Result<Device, String>)> {
 }
 
 /// Whether NVIDIA's driver is installed: its library can be opened.
-fn has_cuda_driver() -> bool {
+#[must_use]
+pub fn has_cuda_driver() -> bool {
     #[cfg(target_os = "linux")]
     {
         #[expect(unsafe_code, reason = "asking the system for a library")]

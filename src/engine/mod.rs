@@ -33,6 +33,7 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::{ModelCard, Tokens, Truncation};
 
+pub use device::has_cuda_driver;
 pub use error::EngineError;
 pub use load::{describe, open, verify};
 pub use manifest::Manifest;
@@ -40,6 +41,12 @@ pub use options::{DeviceChoice, Options, Precision};
 pub use resident::{Described, EngineSource, Residency, Residents};
 pub use source::{Located, Origin, Sources, find, locate};
 pub use upstream::{Dialect, Encoding, OnChange, Upstream};
+
+/// The instruction set that the CPU's encoder uses on this machine, such as `avx2`; `scalar` if it has none of ours.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    kernel::Kernel::supported()[0].name
+}
 
 /// What computes vectors. One thread owns it.
 pub trait Engine: Send {

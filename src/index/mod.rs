@@ -59,6 +59,12 @@ const EXPLORE_ONE_IN: u64 = 512;
 /// By how much longer that may be expected to take.
 const EXPLORE_TIMES: f64 = 4.0;
 
+/// The instruction set that searches use on this machine's CPU, such as `avx2`; `scalar` if it has none of ours.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    kernel::Kernel::supported()[0].name
+}
+
 /// A row to be found.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {

@@ -6,7 +6,7 @@ use half::f16;
 
 use super::error::StoreError;
 use super::eviction::Eviction;
-use super::layout::Slot;
+use super::layout::{Layout, Slot};
 use super::record::RECORD_BYTES;
 use super::side;
 use super::space::Space;
@@ -66,19 +66,53 @@ pub(super) fn aliases_max(capacity: u64) -> u64 {
     capacity + capacity / 4 + 1024
 }
 
+/// What a model's entries take once there are as many as may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// The most entries that all three bounds allow.
+    pub entries: u64,
+    /// The length of the file that is mapped.
+    pub mapped_bytes: u64,
+    /// Bytes of disk, side store included.
+    pub disk_bytes: u64,
+    /// Bytes of memory beside the map.
+    pub memory_bytes: u64,
+}
+
+fn disk_bytes_an_entry(dims: usize) -> u64 {
+    RECORD_BYTES + 2 * dims as u64 + SIDE_BYTES_AN_ENTRY
+}
+
+/// Bytes of memory that depend on the capacity. Beside table, marks and queue, the list of free slots: four bytes each, and as
+/// much again while it grows.
+fn memory_bytes_of(capacity: Slot) -> u64 {
+    Space::memory_bytes_for(capacity.into()) + Eviction::memory_bytes_for(capacity) + 8 * u64::from(capacity)
+}
+
 impl Config {
+    /// What a model with vectors of `dims` values takes at most.
+    ///
+    /// # Errors
+    /// When the bounds leave no room for a single entry, or there can be no such file.
+    pub fn footprint(&self, dims: usize) -> Result<Footprint, StoreError> {
+        let entries = self.capacity_for(dims)?;
+        let mapped_bytes = Layout::new(dims, entries)?.file_bytes;
+        let capacity = Slot::try_from(entries).expect("a layout has at most 2^31 slots");
+        Ok(Footprint {
+            entries,
+            mapped_bytes,
+            disk_bytes: FIXED_DISK_BYTES + entries * disk_bytes_an_entry(dims),
+            memory_bytes: FIXED_MEMORY_BYTES + memory_bytes_of(capacity),
+        })
+    }
+
     /// The most entries that all three bounds allow.
     pub(super) fn capacity_for(&self, dims: usize) -> Result<u64, StoreError> {
-        let by_disk = |bytes: u64| {
-            bytes.saturating_sub(FIXED_DISK_BYTES) / (RECORD_BYTES + 2 * dims as u64 + SIDE_BYTES_AN_ENTRY)
-        };
-        // Beside table, marks and queue, the list of free slots: four bytes each, and as much again while it grows.
-        let entry_bytes = |capacity: Slot| {
-            Space::memory_bytes_for(capacity.into()) + Eviction::memory_bytes_for(capacity) + 8 * u64::from(capacity)
-        };
+        let by_disk = |bytes: u64| bytes.saturating_sub(FIXED_DISK_BYTES) / disk_bytes_an_entry(dims);
         const MANY: Slot = 1 << 20;
         let by_memory = |bytes: u64| {
-            (bytes.saturating_sub(FIXED_MEMORY_BYTES) as u128 * u128::from(MANY) / u128::from(entry_bytes(MANY))) as u64
+            let for_entries = u128::from(bytes.saturating_sub(FIXED_MEMORY_BYTES));
+            (for_entries * u128::from(MANY) / u128::from(memory_bytes_of(MANY))) as u64
         };
         let bounds = [
             ("disk_bytes_max", self.disk_bytes_max, self.disk_bytes_max.map(by_disk)),

@@ -63,7 +63,9 @@ use half::f16;
 pub use attachments::Attachments;
 pub use census::{Census, Share};
 pub use compact::{Compacted, CompactedSpace, compact};
-pub use config::{Config, Cursor, Durability, Entry, NewEntry, PAYLOAD_BYTES_MAX, Scrubbed, Selector, Upkeep};
+pub use config::{
+    Config, Cursor, Durability, Entry, Footprint, NewEntry, PAYLOAD_BYTES_MAX, Scrubbed, Selector, Upkeep,
+};
 pub use error::{StoreError, Torn};
 pub use folder::Folder;
 pub use info::{Ages, Info};

@@ -147,6 +147,23 @@ impl ReadOnly {
         Ok(spaces)
     }
 
+    /// What is wrong with the file besides its entries, one line each.
+    ///
+    /// # Errors
+    /// When the file cannot be examined.
+    pub fn faults(&self) -> Result<Vec<String>, StoreError> {
+        let len = self.file.metadata().map_err(StoreError::io("examine", &self.path))?.len();
+        let mut faults = Vec::new();
+        if let Some(missing) = self.layout.file_bytes.checked_sub(len).filter(|&missing| missing > 0) {
+            faults.push(format!("it was cut short: {missing} bytes are missing at its end"));
+        }
+        let expected = file::short_name(&self.model);
+        if self.path.file_stem().is_none_or(|stem| stem != expected.as_str()) {
+            faults.push(format!("it is the space of model {}, whose file is {expected}.space", self.model));
+        }
+        Ok(faults)
+    }
+
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {

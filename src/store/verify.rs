@@ -162,7 +162,7 @@ fn verify_space(
     report.model = space.model().to_string();
     report.dims = space.dims();
     report.slots = space.capacity();
-    report.faults = faults(&space, metadata.len());
+    report.faults = space.faults()?;
 
     let survey = space.survey();
     report.free = survey.free;
@@ -192,18 +192,6 @@ fn verify_space(
         Ok::<(), std::convert::Infallible>(())
     });
     Ok(report)
-}
-
-fn faults(space: &ReadOnly, len: u64) -> Vec<String> {
-    let mut faults = Vec::new();
-    if let Some(missing) = space.layout.file_bytes.checked_sub(len).filter(|&missing| missing > 0) {
-        faults.push(format!("it was cut short: {missing} bytes are missing at its end"));
-    }
-    let expected = file::short_name(&space.model());
-    if space.path().file_stem().is_none_or(|stem| stem != expected.as_str()) {
-        faults.push(format!("it is the space of model {}, whose file is {expected}.space", space.model()));
-    }
-    faults
 }
 
 /// Keeps `count` of the items, chosen by chance, in their order: selection sampling (Knuth, volume 2, 3.4.2, algorithm S).

@@ -46,6 +46,7 @@ fn every_command_explains_itself() {
         "export",
         "import",
         "compact",
+        "doctor",
         "config",
         "completions",
         "man",

@@ -52,7 +52,6 @@ type Gather = unsafe fn(&[i8], &[u32], &[i16], &mut [i32; BLOCK_ROWS]);
 /// The functions of one instruction set.
 pub(super) struct Kernel {
     /// Its name, such as `avx2`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests name the kernel that fails"))]
     pub(super) name: &'static str,
     multiply: unsafe fn(Block<'_>, &[i16], &mut [[i32; BLOCK_ROWS]]),
     gather: Gather,
