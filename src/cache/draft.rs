@@ -88,6 +88,7 @@ impl Draft {
         });
         let timings = &mut self.timings;
         timings.tokenize = timings.tokenize.max(landed.spent.tokenize);
+        timings.remote = timings.remote.max(landed.spent.remote);
         timings.queue = timings.queue.max(landed.spent.queue);
         timings.inference = timings.inference.max(landed.spent.inference);
         timings.write = timings.write.max(landed.spent.write);

@@ -44,6 +44,7 @@ pub(super) struct Landed {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Spent {
     pub(super) tokenize: Duration,
+    pub(super) remote: Duration,
     pub(super) queue: Duration,
     pub(super) inference: Duration,
     pub(super) write: Duration,

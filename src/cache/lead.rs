@@ -122,6 +122,7 @@ pub(super) fn lead(inner: &Arc<Inner>, leaders: Vec<Leader>, errand: &Errand) {
             token_key,
             token_count,
             tokenize,
+            asked: Asked::default(),
             target,
             passage,
             ended: AtomicBool::new(false),
@@ -162,6 +163,12 @@ impl Missed {
         self.key
     }
 
+    /// From now on it waits for the shared tier.
+    pub(super) fn asks(mut self) -> Self {
+        self.waiting.asked = Asked { since: Some(Instant::now()), took: Duration::ZERO };
+        self
+    }
+
     /// As it is, with this to be done with it in the shared tier once it is computed.
     pub(super) fn with(mut self, passage: Passage) -> Self {
         self.waiting.passage = passage;
@@ -170,16 +177,17 @@ impl Missed {
 
     /// Lands what the shared tier has of it.
     pub(super) fn take(self, mut record: Record) {
-        let Waiting { writer, token_key, tokenize, ended, .. } = &*self.waiting;
+        let Waiting { writer, token_key, tokenize, asked, ended, .. } = &*self.waiting;
         ended.store(true, Ordering::Relaxed);
         let embedding = Arc::new(Embedding { unit: std::mem::take(&mut record.unit), norm: record.norm });
-        let spent = Spent { tokenize: *tokenize, ..Spent::default() };
+        let spent = Spent { tokenize: *tokenize, remote: asked.elapsed(), ..Spent::default() };
         let to = Destination::Gathered(Status::Remote);
         let (tokens, passage) = (record.tokens, Passage::From(Box::new(record)));
         writer.land(Landing { embedding, tokens, token_key: *token_key, spent, to, passage });
     }
 
-    fn job(self) -> Job {
+    fn job(mut self) -> Job {
+        self.waiting.asked = Asked { since: None, took: self.waiting.asked.elapsed() };
         Job { tokens: self.tokens, ticket: self.ticket, recipient: self.waiting }
     }
 }
@@ -263,9 +271,23 @@ struct Waiting {
     token_key: TokenKey,
     token_count: u32,
     tokenize: Duration,
+    asked: Asked,
     target: Target,
     passage: Passage,
     ended: AtomicBool,
+}
+
+/// How long the shared tier was asked, or is being asked.
+#[derive(Clone, Copy, Default)]
+struct Asked {
+    since: Option<Instant>,
+    took: Duration,
+}
+
+impl Asked {
+    fn elapsed(&self) -> Duration {
+        self.since.map_or(self.took, |since| since.elapsed())
+    }
 }
 
 enum Target {
@@ -318,6 +340,7 @@ impl Recipient for Waiting {
         };
         let spent = Spent {
             tokenize: self.tokenize,
+            remote: self.asked.elapsed(),
             queue: computed.queued_for,
             inference: computed.inference,
             write: Duration::ZERO,

@@ -181,6 +181,7 @@ pub(super) fn publish(
 /// Lands what the tier has, follows what another machine computes, and leaves the rest to be computed here.
 pub(super) fn look(inner: &Arc<Inner>, namespace: &Namespace, missed: Vec<Missed>) -> Vec<Missed> {
     let Some(SharedTier { tier, .. }) = &inner.shared.tier else { return missed };
+    let missed: Vec<Missed> = missed.into_iter().map(Missed::asks).collect();
     let keys: Vec<Key> = missed.iter().map(Missed::key).collect();
     let card = inner.embedder.card();
     let asked = Asked { model: &card.version, namespace, dims: card.dims, keys: &keys };

@@ -194,6 +194,8 @@ pub struct Timings {
     pub tokenize: Duration,
     /// Looking for a near-duplicate.
     pub reuse: Duration,
+    /// Asking the shared tier, and waiting for another machine to compute.
+    pub remote: Duration,
     /// Waiting for the engine.
     pub queue: Duration,
     /// The engine.

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{SettingsArguments, assemble, reload, say, start_logging};
-use crate::http::{self, Reloaded};
+use crate::http::{self, Reloaded, Traces};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -33,6 +33,8 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
         let catalogue = tokio::task::block_in_place(|| assemble::catalogue(&settings))?;
+        let traces = Traces::start(&settings.traces).context("correct otlp_endpoint, or the variables OTEL_…")?;
+        settings.http.traces.clone_from(&traces);
         let reload = reload::reload(arguments.settings.clone(), matches.clone(), catalogue.clone())?;
         settings.http.reload = Some(reload.clone());
         let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
@@ -68,7 +70,11 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
             tracing::info!("shutting down: finishing accepted requests");
         };
-        http::serve(listener, catalogue, settings.http, shutdown).await.context("the service failed")
+        let served = http::serve(listener, catalogue, settings.http, shutdown).await.context("the service failed");
+        if let Some(traces) = traces {
+            tokio::task::block_in_place(|| traces.stop());
+        }
+        served
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -95,6 +95,8 @@ pub struct Settings {
     pub batch: batch::Config,
     /// The service's part.
     pub http: http::Config,
+    /// What is traced, and where it goes.
+    pub traces: http::TracesConfig,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
@@ -166,6 +168,9 @@ pub fn defaults() -> Typed {
             cache_bytes: Some(search.cache_bytes),
         },
         page: TypedPage { price_per_million_tokens: None, currency: Some("USD".to_owned()) },
+        otlp_endpoint: None,
+        otlp_sampling_ratio: None,
+        otlp_service_name: None,
         log_format: Some(LogFormat::Text),
         log: Some("info".to_owned()),
         policies: BTreeMap::new(),
@@ -286,6 +291,7 @@ impl Settings {
             http: http::Config {
                 reload: None,
                 price: price(&typed.page, &defaults.page)?,
+                traces: None,
                 auto_truncate: value!(auto_truncate),
                 token_inputs: match value!(token_inputs) {
                     TokenInputsName::Reject => http::TokenInputs::Reject,
@@ -303,6 +309,7 @@ impl Settings {
                 drain_timeout: seconds!(drain_timeout_seconds),
                 ..http::Config::default()
             },
+            traces: traces(typed)?,
             log_format: value!(log_format),
             log: value!(log),
         })
@@ -323,6 +330,28 @@ fn some_or_none<T: PartialEq + From<u8>>(bound: Option<T>, name: &'static str) -
         Some(bound) if bound == T::from(0) => Err(not(name, 0, "at least 1, or not set")),
         bound => Ok(bound),
     }
+}
+
+/// Where traces go, checked.
+fn traces(typed: &Typed) -> Result<http::TracesConfig, ConfigError> {
+    let Typed { otlp_endpoint, otlp_sampling_ratio, otlp_service_name, .. } = typed;
+    let endpoint = otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty());
+    if let Some(endpoint) = &endpoint {
+        let rest = endpoint.strip_prefix("http://").or(endpoint.strip_prefix("https://"));
+        let host = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+        if host.is_empty() || endpoint.contains(char::is_whitespace) {
+            return Err(not("otlp_endpoint", endpoint, "an address such as http://127.0.0.1:4318"));
+        }
+        if host.contains('@') {
+            let reason = "an address without user and password: they belong into OTEL_EXPORTER_OTLP_HEADERS";
+            return Err(not("otlp_endpoint", "what it is", reason));
+        }
+    }
+    if let Some(ratio) = otlp_sampling_ratio.filter(|ratio| !(0.0..=1.0).contains(ratio)) {
+        return Err(not("otlp_sampling_ratio", ratio, "a number from 0 to 1"));
+    }
+    let service_name = otlp_service_name.clone().filter(|name| !name.is_empty());
+    Ok(http::TracesConfig { endpoint, sampling_ratio: *otlp_sampling_ratio, service_name })
 }
 
 /// The policies in the cache's terms, checked.

@@ -304,6 +304,31 @@ pub struct Typed {
     #[serde(skip_serializing_if = "TypedPage::is_empty")]
     pub page: TypedPage,
 
+    /// Where traces of requests are sent, by OTLP over HTTP; if not set, where OTEL_EXPORTER_OTLP_ENDPOINT says, else nowhere
+    #[arg(long, env = "VECMEMO_OTLP_ENDPOINT", value_name = "URL", help_heading = "Traces")]
+    pub otlp_endpoint: Option<String>,
+
+    /// The share of requests that are traced, 0 to 1, where the client's `traceparent` does not decide; if not set, as
+    /// OTEL_TRACES_SAMPLER says, else all
+    #[arg(
+        long,
+        env = "VECMEMO_OTLP_SAMPLING_RATIO",
+        value_name = "SHARE",
+        help_heading = "Traces",
+        hide_short_help = true
+    )]
+    pub otlp_sampling_ratio: Option<f64>,
+
+    /// What traces call this service; if not set, as OTEL_SERVICE_NAME says, else `vecmemo`
+    #[arg(
+        long,
+        env = "VECMEMO_OTLP_SERVICE_NAME",
+        value_name = "NAME",
+        help_heading = "Traces",
+        hide_short_help = true
+    )]
+    pub otlp_service_name: Option<String>,
+
     /// Log lines as text or JSON
     #[arg(long, env = "VECMEMO_LOG_FORMAT", value_name = "FORMAT", help_heading = "Logs")]
     pub log_format: Option<LogFormat>,

@@ -18,6 +18,7 @@ use super::Service;
 use super::errors::Error;
 use super::metrics::Held;
 use super::route::Route;
+use super::traces::{Embedding, Ended};
 
 /// The id by which a request is found in the log; the client's own if it sent one.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -104,6 +105,8 @@ pub(super) struct Answered {
     pub(super) hits: usize,
     /// What was changed, for those who want to know afterwards who did.
     pub(super) audit: Option<Box<Audit>>,
+    /// What its span says of the vectors, if it is traced.
+    pub(super) embedding: Option<Box<Embedding>>,
 }
 
 /// A change that somebody asked for: a line in the log. No text's content is in it.
@@ -121,7 +124,7 @@ pub(super) struct Audit {
 impl Answered {
     /// An answer that has vectors or facts of items.
     pub(super) fn of(response: Response, items: usize, hits: usize) -> Self {
-        Self { response, items, hits, audit: None }
+        Self { response, items, hits, audit: None, embedding: None }
     }
 
     /// The same, with a line in the log that says what was changed.
@@ -145,6 +148,8 @@ where
     let started = std::time::Instant::now();
     let _in_flight = Held::new(&service.shared.metrics.in_flight);
     let (id, method, version) = (request_id(request.headers()), request.method().clone(), request.version());
+    let traced = service.shared.config.traces.as_ref().filter(|_| route.is_traced());
+    let traced = traced.map(|traces| traces.begin(request.headers()));
     let dialect = route.dialect(request.uri().path());
     let draining = service.is_draining();
 
@@ -162,7 +167,7 @@ where
 
     let answered = match outcome {
         Ok(answered) => {
-            let Answered { response, items, hits, audit } = &answered;
+            let Answered { response, items, hits, audit, .. } = &answered;
             let (status, took_us) = (response.status().as_u16(), started.elapsed().as_micros() as u64);
             tracing::debug!(%method, route = route.path(), status, items, hits, took_us, request_id = ?id, "answered");
             if let Some(audit) = audit {
@@ -176,9 +181,12 @@ where
             error.into_response(dialect, &id).into()
         }
     };
-    let Answered { mut response, items, hits, .. } = answered;
+    let Answered { mut response, items, hits, embedding, .. } = answered;
     if route.is_vectors() && items > 0 {
         service.shared.latency.observe(items == hits, started.elapsed());
+    }
+    if let Some(traced) = traced {
+        traced.end(Ended { route, method: &method, status: response.status(), id: &id, embedding });
     }
     response.headers_mut().insert(REQUEST_ID, id);
     if draining && version < Version::HTTP_2 {

@@ -165,6 +165,10 @@ impl Values {
             self.text(", reuse;dur=");
             self.thousandths(timings.reuse.as_micros() as u64);
         }
+        if !timings.remote.is_zero() {
+            self.text(", remote;dur=");
+            self.thousandths(timings.remote.as_micros() as u64);
+        }
         start..self.buffer.len()
     }
 

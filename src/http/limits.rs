@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::reload::Reload;
+use super::traces::Traces;
 
 /// The most texts a request can be allowed to have: past it, a body's items are counted but not kept.
 pub const BATCH_TEXTS_CEILING: usize = 65_536;
@@ -70,6 +71,8 @@ pub struct Config {
     pub price: Option<Price>,
     /// How the configuration is read again, where there is one.
     pub reload: Option<Reload>,
+    /// What makes and sends traces of requests, where they are wanted.
+    pub traces: Option<Traces>,
 }
 
 impl Default for Config {
@@ -95,6 +98,7 @@ impl Default for Config {
             http2_streams_max: 128,
             price: None,
             reload: None,
+            traces: None,
         }
     }
 }

@@ -40,6 +40,7 @@ mod server;
 mod shape;
 mod switch;
 mod tokenize;
+mod traces;
 mod wire;
 
 use std::sync::Arc;
@@ -55,6 +56,7 @@ pub use limits::{BATCH_TEXTS_CEILING, Config, Price, TokenInputs};
 pub use reload::{Reload, Reloaded};
 pub use routes::router;
 pub use server::serve;
+pub use traces::{Traces, TracesConfig, TracesError};
 
 use latency::Latency;
 use memory::Memory;

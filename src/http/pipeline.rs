@@ -15,6 +15,7 @@ use super::errors::Error;
 use super::headers::{self, Summary};
 use super::memory::Room;
 use super::shape::{Shape, Shaped};
+use super::traces::Embedding;
 
 /// Bytes of memory a number of an answer may take: stored as f16, and as text or widened.
 const BYTES_A_NUMBER: usize = 12;
@@ -78,7 +79,13 @@ impl Embedded {
         let total = Duration::from_nanos(call.started.elapsed().as_nanos() as u64);
         let device = self.model.cache.card().device.get();
         headers::write(response.headers_mut(), &self.summary, &self.answer.timings, total, device);
-        Answered::of(response, self.summary.items, self.summary.hits)
+        let mut answered = Answered::of(response, self.summary.items, self.summary.hits);
+        if call.service.shared.config.traces.is_some() {
+            let (model, dims) = (self.model.alias.to_string(), self.shape.dims(self.model.cache.card()).unwrap_or(0));
+            let (summary, timings) = (self.summary, self.answer.timings);
+            answered.embedding = Some(Box::new(Embedding { model, dims, summary, timings }));
+        }
+        answered
     }
 }
 

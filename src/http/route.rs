@@ -122,6 +122,11 @@ impl Route {
         matches!(self, Self::Embed | Self::Root | Self::Embeddings)
     }
 
+    /// Whether it is traced: not what is asked every few seconds by those who watch.
+    pub(super) fn is_traced(self) -> bool {
+        !matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Stats | Self::Page)
+    }
+
     /// Whose shape its errors have.
     pub(super) fn dialect(self, path: &str) -> Dialect {
         match self {
