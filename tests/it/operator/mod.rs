@@ -2,4 +2,5 @@
 
 mod doctor;
 mod manual;
+mod package;
 mod traces;
