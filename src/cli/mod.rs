@@ -121,6 +121,12 @@ impl SettingsArguments {
     }
 }
 
+/// The command line as it is declared, for tests and tools that read command lines.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
+}
+
 /// Runs the program.
 #[must_use]
 pub fn run() -> ExitCode {

@@ -2,6 +2,7 @@
 
 import litellm
 import pytest
+from guide import blocks, right, run_python
 from support import MODEL, embeds_right_then_from_cache
 
 
@@ -22,3 +23,7 @@ def test_lists_come_right_and_then_from_the_cache(server, texts):
 def test_an_error_reaches_the_caller_with_its_message(server):
     with pytest.raises(litellm.BadRequestError, match="input"):
         embed(server, [])
+
+
+def test_the_guides_block(server):
+    right(server, run_python(server, blocks("python")["LiteLLM"]))
