@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
+use super::erasure::{Eraser, Erasure, ErasureCollector, ErasureError, Receipt};
 use super::events::{Event, EventRules, Reaction};
 use super::remote::TierCollector;
 use super::{Cache, Error, Invalidated, Migration};
@@ -38,6 +39,8 @@ struct Inner {
     /// Held by whoever replaces it.
     changing: Mutex<()>,
     folder: Option<Folder>,
+    /// Where there is a folder.
+    eraser: Option<Arc<Eraser>>,
     /// What is invalidated for which events. Replaced as a whole.
     event_rules: RwLock<Arc<EventRules>>,
 }
@@ -221,7 +224,13 @@ impl Catalogue {
         let (migrations, retired) = (BTreeMap::new(), BTreeMap::new());
         let table = RwLock::new(Arc::new(Table { models, aliases, default, migrations, retired }));
         let event_rules = RwLock::default();
-        Ok(Self { inner: Arc::new(Inner { table, changing: Mutex::default(), folder, event_rules }) })
+        let eraser = folder.as_ref().map(Eraser::new);
+        let catalogue =
+            Self { inner: Arc::new(Inner { table, changing: Mutex::default(), folder, eraser, event_rules }) };
+        if let Some(eraser) = &catalogue.inner.eraser {
+            eraser.resume(&catalogue.caches());
+        }
+        Ok(catalogue)
     }
 
     /// What answers a request that names this model, or none. `None`: nothing of that name is served.
@@ -297,6 +306,36 @@ impl Catalogue {
         if let Some(tier) = self.default().cache.tier() {
             registry.register_collector(Box::new(TierCollector(tier.clone())));
         }
+    }
+
+    /// Adds the metrics of erasures to a registry.
+    pub fn register_erasures(&self, registry: &mut Registry) {
+        if let Some(eraser) = &self.inner.eraser {
+            registry.register_collector(Box::new(ErasureCollector(Arc::clone(eraser))));
+        }
+    }
+
+    /// Erases entries, and every trace of them, in all models or one. Blocks until that is on the medium. Models do not come or go
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When it could not be completed yet, or the models have no folder in common.
+    pub fn erase(&self, erasure: &Erasure) -> Result<Receipt, Error> {
+        let _changing = self.lock();
+        self.eraser()?.erase(&self.caches(), erasure)
+    }
+
+    /// What erases, and has the receipts.
+    ///
+    /// # Errors
+    /// When the models have no folder in common.
+    pub fn eraser(&self) -> Result<&Arc<Eraser>, Error> {
+        Ok(self.inner.eraser.as_ref().ok_or(ErasureError::NoFolder)?)
+    }
+
+    /// The models' caches.
+    fn caches(&self) -> Vec<Cache> {
+        self.table().models.iter().map(|model| model.cache.clone()).collect()
     }
 
     /// Has these rules say from now on what events invalidate.

@@ -7,6 +7,7 @@ use crate::domain::{Lane, UnusableVector};
 use crate::index::SearchError;
 use crate::store::StoreError;
 
+use super::erasure::ErasureError;
 use super::events::EventError;
 use super::flight::Failure;
 
@@ -48,6 +49,9 @@ pub enum Error {
         /// When there should be room.
         retry_after: Duration,
     },
+    /// An erasure could not be completed yet.
+    #[error("the erasure could not be completed, and will be tried again: {0}")]
+    Erasure(#[from] ErasureError),
     /// The model failed.
     #[error("input {index} could not be embedded: {message}")]
     Engine {

@@ -29,6 +29,7 @@
 mod catalogue;
 mod census;
 mod draft;
+mod erasure;
 mod error;
 mod events;
 mod flight;
@@ -69,6 +70,10 @@ pub use crate::batch::Token;
 pub use crate::index::{Choice as PathChoice, Cursor, Device, DeviceChoice as SearchDevice, HITS_MAX, Method, Path};
 pub use crate::reuse::{Refusal, Terms as ReuseTerms};
 pub use catalogue::{Catalogue, CatalogueError, ChangeError, Reacted, Served};
+pub use erasure::{
+    ErasedKeys, Eraser, Erasure, ErasureError, ExportLine, KnownExport, Ledger, Named, Places, Receipt, Selected,
+    TierState, Veiled, is_id,
+};
 pub use error::Error;
 pub use events::{Event, EventError, EventRule, EventRuleError, EventRules};
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
@@ -104,6 +109,8 @@ struct Inner {
     writer_thread: WriterThread,
     /// Once reuse was asked for.
     learner: OnceLock<Learner>,
+    /// For a cache that is in no catalogue.
+    eraser: OnceLock<Arc<Eraser>>,
     /// The default namespace's scopes with the default prompt, by truncation direction: hashed once.
     default_scopes: [Scope; 2],
     draining: AtomicBool,
@@ -233,8 +240,17 @@ impl Cache {
         if has_learnt {
             reuse::start(&shared, &embedder, &learner);
         }
-        let inner = Inner { shared, embedder, writer, writer_thread, learner, default_scopes, draining };
+        let eraser = OnceLock::new();
+        let inner = Inner { shared, embedder, writer, writer_thread, learner, eraser, default_scopes, draining };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// As it is, with what carries out the erasures of other machines, where there is no catalogue that has it.
+    #[must_use]
+    pub fn with_eraser(self, eraser: Arc<Eraser>) -> Self {
+        // It is said once.
+        let _ = self.inner.eraser.set(eraser);
+        self
     }
 
     /// Embeds a request's inputs: from the cache what is there, by the model what is not.
@@ -305,6 +321,12 @@ impl Cache {
     #[must_use]
     pub fn lookup(&self, keys: &[Key]) -> Vec<Option<Entry>> {
         self.inner.shared.store.contains_many(keys, self.inner.shared.now())
+    }
+
+    /// The keys of all entries there are, expired ones included. Reads every record (64 MB for a million entries).
+    #[must_use]
+    pub fn all_keys(&self) -> Vec<Key> {
+        self.inner.shared.store.keys()
     }
 
     /// The tags an entry was stored with.

@@ -20,6 +20,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use super::erasure::{Eraser, Part};
 use super::flight::Particulars;
 use super::invalidate::{self, Invalidation, InvalidationMode};
 use super::lead::Missed;
@@ -27,6 +28,9 @@ use super::{Inner, Shared};
 use crate::domain::{Key, ModelVersion, Namespace};
 use crate::remote::{Asked, Epoch, Flaw, Heard, Lead, Lease, Listener, Notice, Record, Tier};
 use crate::store::NewEntry;
+
+/// A second more than none: two clocks' seconds need not begin together, and what is removed too much is computed again.
+const CLOCKS_APART_SECONDS: u32 = 2;
 
 /// The tier, as several caches of a process share it.
 #[derive(Clone)]
@@ -39,6 +43,7 @@ pub struct SharedTier {
 #[derive(Default)]
 struct Ear {
     caches: RwLock<Vec<(ModelVersion, Weak<Shared>)>>,
+    eraser: RwLock<Weak<Eraser>>,
 }
 
 /// What the tier has to do with a landing.
@@ -71,6 +76,11 @@ impl SharedTier {
         self.tier.listen(Arc::clone(&self.ear) as Arc<dyn Listener>);
     }
 
+    /// Has an eraser carry out what other machines erase.
+    pub(super) fn set_eraser(&self, eraser: &Arc<Eraser>) {
+        *self.ear.eraser.write().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(eraser);
+    }
+
     /// Has a cache hear of what is invalidated.
     pub(super) fn add(&self, model: ModelVersion, shared: &Arc<Shared>) {
         let mut caches = self.ear.caches.write().unwrap_or_else(PoisonError::into_inner);
@@ -96,9 +106,28 @@ impl std::fmt::Debug for SharedTier {
 impl Listener for Ear {
     fn invalidated(&self, heard: &[Heard], now: u32) {
         let caches = self.caches.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let eraser = self.eraser.read().unwrap_or_else(PoisonError::into_inner).upgrade();
+        for Heard { notice, published, .. } in heard.iter().filter(|heard| heard.notice.erasure.is_some()) {
+            let part = |(version, shared): &(ModelVersion, Weak<Shared>)| {
+                Some(Part { version: *version, shared: shared.upgrade()? })
+            };
+            let parts: Vec<Part> = caches.iter().filter_map(part).collect();
+            let before = published.saturating_add(CLOCKS_APART_SECONDS);
+            let erased = eraser.as_ref().map(|eraser| eraser.heard(&parts, notice, now.checked_sub(before)));
+            match erased {
+                Some(Ok(())) => tracing::info!("another machine has erased entries"),
+                Some(Err(error)) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "what another machine has erased could not be erased here yet");
+                }
+                None => tracing::error!(
+                    "what another machine has erased is not erased here: nobody has the folder's receipts"
+                ),
+            }
+        }
         for (model, shared) in caches {
             let Some(shared) = shared.upgrade() else { continue };
-            for Heard { notice, published, .. } in heard {
+            for Heard { notice, published, .. } in heard.iter().filter(|heard| heard.notice.erasure.is_none()) {
                 if notice.model.is_some_and(|meant| meant != model) {
                     continue;
                 }
@@ -123,9 +152,8 @@ impl Listener for Ear {
 /// What a notice means here. What was written since it was published is not meant, by this machine's clock: the tier's tells only
 /// how long ago that was.
 fn invalidation(notice: &Notice, published: u32, now: u32) -> Invalidation {
-    let Notice { tags, tag_glob, namespace, model, keys, before, all, soft } = notice;
-    // A second more: the two clocks' seconds need not begin together, and what is removed too much is computed again.
-    let before = before.unwrap_or(u32::MAX).min(published.saturating_add(2));
+    let Notice { tags, tag_glob, namespace, model, keys, before, all, soft, erasure: _ } = notice;
+    let before = before.unwrap_or(u32::MAX).min(published.saturating_add(CLOCKS_APART_SECONDS));
     Invalidation {
         keys: (!keys.is_empty()).then(|| keys.clone()),
         texts: None,

@@ -88,6 +88,11 @@ impl Repeated {
         is_whole.then_some(searched)
     }
 
+    /// Forgets all that is kept.
+    pub(super) fn forget(&self) {
+        *self.state.lock().expect("no thread panics while it holds what is kept") = State::default();
+    }
+
     /// Keeps an answer; the oldest make room.
     pub(super) fn keep(&self, asked: Asked, searched: &Searched) {
         let bytes = OVERHEAD_BYTES + searched.results.iter().flatten().map(bytes_of).sum::<usize>();

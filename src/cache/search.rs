@@ -20,8 +20,9 @@ use super::repeated::{Asked, Repeated};
 use super::{Error, Shared};
 use crate::domain::{Key, Namespace};
 use crate::index::{
-    Choice, Cursor, Device, DeviceChoice, Filter, GraphOptions, Hit, Index, Method, Path, Query, Row, Rows,
+    Choice, Cursor, Device, DeviceChoice, Filter, GraphOptions, Hit, Index, Method, Path, Query, Row, Rows, graph_files,
 };
+use crate::store::shred::shred;
 use crate::store::{Entry, Selector, Store, Watcher};
 
 /// The fewest rows that a graph is made of when it is wanted wherever it can be.
@@ -166,6 +167,22 @@ impl Searchable {
             );
             index
         })
+    }
+
+    /// Has nothing of entries that are gone left in what searches keep, in memory or on disk. Answers how many parts of the graph that
+    /// was, of those that are in memory, or files.
+    pub(super) fn forget_gone(&self, store: &Store) -> std::io::Result<usize> {
+        self.repeated.forget();
+        let (count, files) = match self.index.get() {
+            Some(index) => index.forget_gone(),
+            // What of it is gone is not known before it is read.
+            None => {
+                let files = graph_files(&store.derived())?;
+                (files.len(), files)
+            }
+        };
+        files.iter().try_for_each(|file| shred(file))?;
+        Ok(count)
     }
 
     /// The index's figures; zeros before the first search.

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::batch::Embedder;
-use crate::cache::{self, Cache, Catalogue, CatalogueError, SharedTier};
+use crate::cache::{self, Cache, Catalogue, CatalogueError, Eraser, SharedTier};
 use crate::config::{ModelSettings, Settings};
 use crate::domain::ModelCard;
 use crate::engine::{self, Described, Model, Residents};
@@ -20,12 +20,24 @@ pub(super) fn cache(settings: &Settings) -> anyhow::Result<Cache> {
     let model = settings.default_model();
     let tier = tier(settings)?;
     let cache = cache_of(residents.add(describe(model)?, None)?, model, &folder, settings, tier.as_ref())?;
+    let eraser = Eraser::new(&folder);
+    eraser.resume(std::slice::from_ref(&cache));
+    let cache = cache.with_eraser(eraser);
     tier.iter().for_each(SharedTier::begin);
     Ok(cache)
 }
 
 /// The caches of all models. The default one's weights are loaded now, the others' when something has to be computed.
 pub(super) fn catalogue(settings: &Settings) -> anyhow::Result<Catalogue> {
+    catalogue_of(settings, true)
+}
+
+/// The same, with all weights loaded only when something has to be computed.
+pub(super) fn unloaded_catalogue(settings: &Settings) -> anyhow::Result<Catalogue> {
+    catalogue_of(settings, false)
+}
+
+fn catalogue_of(settings: &Settings, loads: bool) -> anyhow::Result<Catalogue> {
     let folder = hold(&settings.data_dir)?;
     let residents = Residents::new(settings.models_memory_bytes_max);
     let tier = tier(settings)?;
@@ -45,7 +57,7 @@ pub(super) fn catalogue(settings: &Settings) -> anyhow::Result<Catalogue> {
             }
             .into());
         }
-        let loaded = if caches.is_empty() {
+        let loaded = if caches.is_empty() && loads {
             residents.add_loaded(described, model.idle)?
         } else {
             residents.add(described, model.idle)?

@@ -10,6 +10,7 @@ mod completions;
 mod config;
 mod dedupe;
 mod doctor;
+mod erase;
 mod export;
 mod import;
 mod invalidate;
@@ -66,6 +67,8 @@ enum Command {
     Calibrate(calibrate::Arguments),
     /// Remove cached entries by what they are, or mark them stale
     Invalidate(invalidate::Arguments),
+    /// Erase cached entries and every trace of them, with a receipt; or check a receipt
+    Erase(erase::Arguments),
     /// Switch a running server's cache on or off, or say which it is
     Cache(cache::Arguments),
     /// Have another model take over from one that a running server serves
@@ -147,6 +150,7 @@ pub fn run() -> ExitCode {
         Command::Dedupe(arguments) => dedupe::run(&arguments, of_command),
         Command::Calibrate(arguments) => calibrate::run(&arguments, of_command),
         Command::Invalidate(arguments) => invalidate::run(&arguments, of_command),
+        Command::Erase(arguments) => erase::run(&arguments, of_command),
         Command::Cache(arguments) => cache::run(&arguments),
         Command::Migrate(arguments) => migrate::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments, of_command),

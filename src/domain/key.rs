@@ -129,7 +129,7 @@ impl Scope {
     }
 }
 
-fn frame(hasher: &mut blake3::Hasher, field: &[u8]) {
+pub(super) fn frame(hasher: &mut blake3::Hasher, field: &[u8]) {
     hasher.update(&(field.len() as u64).to_le_bytes());
     hasher.update(field);
 }

@@ -11,6 +11,7 @@ mod namespace;
 mod pattern;
 mod provenance;
 mod tokens;
+mod veil;
 
 pub use embedding::{Embedding, UnusableVector, scaled_to_one};
 pub use key::{ChunkId, ContentHash, Key, ParseKeyError, Scope, TokenKey};
@@ -20,3 +21,4 @@ pub use namespace::{Namespace, NamespaceError};
 pub use pattern::Pattern;
 pub use provenance::Status;
 pub use tokens::{Tokens, Truncation, TruncationDirection};
+pub use veil::veil;

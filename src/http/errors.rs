@@ -91,6 +91,9 @@ pub(super) enum Error {
     /// No such entry.
     #[error("nothing is cached under the key {key}")]
     NoEntry { key: String },
+    /// No such erasure.
+    #[error("there is no receipt of an erasure {id}")]
+    NoErasure { id: String },
     /// A request would not be served now.
     #[error("not ready: {0}")]
     NotReady(String),
@@ -171,6 +174,7 @@ impl Error {
             Self::NoRoute { .. } => invalid(StatusCode::NOT_FOUND, "not_found", None),
             Self::Method { .. } => invalid(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", None),
             Self::NoEntry { .. } => invalid(StatusCode::NOT_FOUND, "not_cached", Some("key")),
+            Self::NoErasure { .. } => invalid(StatusCode::NOT_FOUND, "not_found", Some("id")),
             Self::Deadline { .. } => ours(StatusCode::GATEWAY_TIMEOUT, "Overloaded", "deadline_passed"),
             Self::NotReady(_) => ours(StatusCode::SERVICE_UNAVAILABLE, "Unhealthy", "not_ready"),
             Self::Panicked => ours(StatusCode::INTERNAL_SERVER_ERROR, "Unhealthy", "internal"),

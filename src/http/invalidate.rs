@@ -21,7 +21,7 @@ use super::pipeline;
 use super::wire::{TAG_CHARS_MAX, Text, Texts, check_tags, namespace};
 
 /// The longest reason that is logged.
-const REASON_CHARS_MAX: usize = 200;
+pub(super) const REASON_CHARS_MAX: usize = 200;
 
 /// Which entries, and what is done to them. At least one selector is needed; several together narrow.
 #[derive(Deserialize, utoipa::ToSchema)]

@@ -19,6 +19,7 @@ use crate::cache::Catalogue;
 /// Registers what the caches count: one model's as it is, of several each with the label `model`.
 pub(super) fn register_models(catalogue: &Catalogue, registry: &mut Registry) {
     catalogue.register_tier(registry);
+    catalogue.register_erasures(registry);
     let models = catalogue.models();
     if let [only] = models.as_slice() {
         return only.cache.register(registry);

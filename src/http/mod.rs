@@ -16,6 +16,7 @@ mod connection;
 mod embed;
 pub mod encode;
 mod entries;
+mod erase;
 mod errors;
 mod events;
 mod headers;

@@ -16,7 +16,8 @@ use super::limits::{BATCH_TEXTS_CEILING, Config, TokenInputs};
 use super::shape::allowed_dims;
 use super::wire::{TAG_CHARS_MAX, TAGS_MAX};
 use super::{
-    embed, entries, events, invalidate, lookup, migrations, openai, operations, page, reload, search, switch, tokenize,
+    embed, entries, erase, events, invalidate, lookup, migrations, openai, operations, page, reload, search, switch,
+    tokenize,
 };
 
 #[derive(OpenApi)]
@@ -34,6 +35,8 @@ use super::{
         entries::entry,
         entries::remove,
         invalidate::invalidate,
+        erase::erase,
+        erase::erasure,
         events::events,
         reload::reload,
         switch::show,
@@ -119,6 +122,7 @@ fn describe_requests(schemas: &mut Value, cards: &[&ModelCard], names: &[Value],
         "TokenizeRequest",
         "LookupRequest",
         "InvalidateRequest",
+        "EraseRequest",
         "MigrationTexts",
     ] {
         let Some(properties) = schemas[name]["properties"].as_object_mut() else { continue };
@@ -154,6 +158,21 @@ fn describe_requests(schemas: &mut Value, cards: &[&ModelCard], names: &[Value],
     }
     let selectors = ["keys", "inputs", "tags", "tag_glob", "namespace", "model", "older_than"];
     invalidate["anyOf"] = selectors.iter().map(|selector| json!({ "required": [selector] })).collect();
+
+    let erase = &mut schemas["EraseRequest"];
+    narrow(&mut erase["properties"]["inputs"], &texts);
+    narrow(&mut erase["properties"]["keys"], &keys);
+    erase["properties"]["tags"]["minItems"] = json!(1);
+    // Exactly one says which; whose texts are meant is said beside them.
+    if let Some(erase) = erase.as_object_mut() {
+        erase.remove("required");
+    }
+    let others = |one: &str| {
+        let others = ["keys", "inputs", "tags", "namespace"].into_iter().filter(|other| *other != one);
+        let others = others.filter(|other| one != "inputs" || *other != "namespace");
+        json!({ "required": [one], "not": { "anyOf": others.map(|other| json!({ "required": [other] })).collect::<Vec<_>>() } })
+    };
+    erase["anyOf"] = ["keys", "inputs", "tags", "namespace"].into_iter().map(others).collect();
 
     let lookup = &mut schemas["LookupRequest"];
     narrow(&mut lookup["properties"]["inputs"], &texts);
@@ -295,6 +314,8 @@ fn describe_answers(paths: &mut Value) {
         paths["/entries/{key}"][method]["parameters"][0]["schema"] =
             json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$", "minLength": 64, "maxLength": 64 });
     }
+    paths["/erasures/{id}"]["get"]["parameters"][0]["schema"] =
+        json!({ "type": "string", "pattern": "^[0-9A-Za-z-]+$", "minLength": 1, "maxLength": 80 });
 }
 
 /// What each operation answers when it does not do what was asked, by dialect.

@@ -15,6 +15,8 @@ pub(super) enum Route {
     Similar,
     Entries,
     Invalidate,
+    Erase,
+    Erasure,
     Events,
     Reload,
     Switch,
@@ -37,7 +39,7 @@ pub(super) enum Route {
 
 impl Route {
     /// Every route, in the order of their numbers.
-    pub(super) const ALL: [Self; 26] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::Embed,
         Self::Root,
         Self::Embeddings,
@@ -48,6 +50,8 @@ impl Route {
         Self::Similar,
         Self::Entries,
         Self::Invalidate,
+        Self::Erase,
+        Self::Erasure,
         Self::Events,
         Self::Reload,
         Self::Switch,
@@ -79,6 +83,8 @@ impl Route {
             Self::Similar => "/similar",
             Self::Entries => "/entries/{key}",
             Self::Invalidate => "/invalidate",
+            Self::Erase => "/erase",
+            Self::Erasure => "/erasures/{id}",
             Self::Events => "/events",
             Self::Reload => "/admin/reload",
             Self::Switch => "/admin/cache",
@@ -110,6 +116,7 @@ impl Route {
                 | Self::Search
                 | Self::Similar
                 | Self::Invalidate
+                | Self::Erase
                 | Self::Events
                 | Self::MigrationTexts
         )
@@ -140,6 +147,8 @@ impl Route {
             | Self::Similar
             | Self::Entries
             | Self::Invalidate
+            | Self::Erase
+            | Self::Erasure
             | Self::Events
             | Self::Reload
             | Self::Switch

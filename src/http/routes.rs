@@ -12,8 +12,8 @@ use super::call::{self, Answered, Call};
 use super::errors::Error;
 use super::route::Route;
 use super::{
-    Service, embed, entries, events, invalidate, lookup, migrations, openai, operations, page, reload, search, switch,
-    tokenize,
+    Service, embed, entries, erase, events, invalidate, lookup, migrations, openai, operations, page, reload, search,
+    switch, tokenize,
 };
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
@@ -35,6 +35,8 @@ pub fn router(service: Service) -> Router {
             get(handler(Route::Entries, entries::entry)).delete(handler(Route::Entries, entries::remove)),
         )
         .route("/invalidate", post(handler(Route::Invalidate, invalidate::invalidate)))
+        .route("/erase", post(handler(Route::Erase, erase::erase)))
+        .route("/erasures/{id}", get(handler(Route::Erasure, erase::erasure)))
         .route("/events", post(handler(Route::Events, events::events)))
         .route("/admin/reload", post(handler(Route::Reload, reload::reload)))
         .route("/admin/cache", get(handler(Route::Switch, switch::show)).put(handler(Route::Switch, switch::set)))

@@ -131,6 +131,12 @@ impl Chunk {
             return Change::default();
         }
         self.validity[at] = Validity::default();
+        // Nothing of a row that is gone is left in memory.
+        self.facts[at] = Facts { key: Key::from_bytes([0; 32]), sequence: 0 };
+        if let Some(codes) = &mut self.codes {
+            let stride = codes.as_slice().len() / CHUNK_ROWS;
+            codes.as_mut_slice()[at * stride..][..stride].fill(0);
+        }
         Change { rows: -1, uncovered: self.uncover(at) }
     }
 

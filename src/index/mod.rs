@@ -37,7 +37,7 @@ mod searcher;
 mod selection;
 
 pub use device::{DeviceChoice, DeviceError};
-pub use graph::{GraphFigures, GraphOptions};
+pub use graph::{GraphFigures, GraphOptions, graph_files};
 pub use query::{Cursor, Filter, HITS_MAX, Hit, Query, Rows, SearchError};
 pub use rescore::similarity;
 pub use searcher::{Choice, Device, Method, Path};
@@ -182,6 +182,13 @@ impl Index {
     /// need not be built; all that is done on a thread of its own.
     pub fn start(&self) {
         self.graph.iter().for_each(Graph::start);
+    }
+
+    /// Has nothing of rows that are gone left in the graph: parts of it that have any are given up, and what is built of rows copied
+    /// before this is not kept. Answers how many parts that were, and which files are of no use any more; they are the caller's to
+    /// remove. The rows that are there are scanned until they are built in again, in the background.
+    pub fn forget_gone(&self) -> (usize, Vec<std::path::PathBuf>) {
+        self.graph.as_ref().map(Graph::forget_gone).unwrap_or_default()
     }
 
     /// Waits until the graph that is to be built, of the rows that there are, is built.

@@ -68,7 +68,7 @@ pub use self::breaker::BreakerState;
 pub use self::figures::{Figures, LATENCY_BOUNDS_US};
 pub use self::link::Standing;
 pub use self::memory::{Memory, Trouble};
-pub use self::notices::{Epoch, Heard, NOTICE_KEYS_MAX, Notice, Subject};
+pub use self::notices::{Epoch, Erasure, Heard, NOTICE_KEYS_MAX, Notice, Subject};
 pub use self::record::{Flaw, RECORD_BYTES_MAX, Record};
 pub use self::stream::{Consumer, Handled, Handler, Stream};
 pub use self::survey::{Server, Survey};
@@ -76,6 +76,8 @@ pub use self::url::{Address, Url, UrlError};
 
 /// The most notices kept for servers that are away; past it they become one that means everything.
 const PENDING_MAX: usize = 4096;
+/// How many records are forgotten at a time.
+const WORK_AT_ONCE: usize = 128;
 /// The longest prefix of names.
 const PREFIX_BYTES_MAX: usize = 64;
 
@@ -383,6 +385,24 @@ impl Tier {
     /// Forgets records, in the background. Other nodes keep what they have: see [`publish`](Self::publish).
     pub fn remove(&self, keys: &[Key]) {
         keys.iter().for_each(|&key| self.0.core.enqueue(Work::Remove { key }));
+    }
+
+    /// Forgets records, and waits for it. True once the servers have done it; false if they have not within half a second or so.
+    #[must_use]
+    pub fn erase(&self, keys: &[Key]) -> bool {
+        let core = &self.0.core;
+        // What waits to be written is undone when its turn comes.
+        self.remove(keys);
+        if !core.is_ready() {
+            return false;
+        }
+        keys.chunks(WORK_AT_ONCE).all(|keys| {
+            let deadline = Instant::now() + core.patience();
+            let core = Arc::clone(core);
+            let work: Vec<Work> = keys.iter().map(|&key| Work::Remove { key }).collect();
+            let done = self.wait(deadline, async move { core.link.work(&work, deadline).await });
+            done.is_some_and(|done| done.iter().all(Result::is_ok))
+        })
     }
 
     /// Invalidates on every node. True once the servers have taken it, and from then on nobody is served what it means.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
-use crate::domain::{Key, ModelVersion, Namespace, Pattern};
+use crate::domain::{Key, ModelVersion, Namespace, Pattern, veil};
 
 /// The most keys of one notice; [`Tier::publish`](super::Tier::publish) takes no more.
 pub const NOTICE_KEYS_MAX: usize = 4096;
@@ -40,6 +40,27 @@ pub struct Notice {
     pub all: bool,
     /// Nodes mark what they hold as stale rather than remove it. The tier itself serves neither.
     pub soft: bool,
+    /// Not only removed but erased, and then it means what meets *any* of the keys, the namespace, and these tags.
+    pub erasure: Option<Erasure>,
+}
+
+/// An erasure, of which every node makes a receipt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Erasure {
+    /// Its name.
+    pub id: String,
+    /// Tags, [veiled](veil) for it: what is to be forgotten is told to nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+}
+
+impl Erasure {
+    /// Whether a tag is one of those that are meant.
+    #[must_use]
+    pub fn means(&self, tag: &str) -> bool {
+        !self.tags.is_empty() && self.tags.contains(&veil(&self.id, "tag", tag.as_bytes()))
+    }
 }
 
 /// A notice that came from another node.
@@ -74,6 +95,8 @@ struct Written {
     all: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     soft: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    erasure: Option<Erasure>,
 }
 
 const VERSION: u32 = 1;
@@ -88,12 +111,18 @@ impl Notice {
     /// Whether it says of nothing that it is meant.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.all && self.before.is_none() && self.selectors() == 0
+        !self.all && self.before.is_none() && self.selectors() == 0 && self.erasure.is_none()
     }
 
     /// Whether it means a record that was asked for.
     #[must_use]
     pub fn means(&self, subject: &Subject<'_>, record: &Record) -> bool {
+        if let Some(erasure) = &self.erasure {
+            return self.model.as_ref().is_none_or(|model| model == subject.model)
+                && (self.keys.contains(subject.key)
+                    || self.namespace.as_ref() == Some(subject.namespace)
+                    || record.tags.iter().any(|tag| erasure.means(tag)));
+        }
         let one_of = |tags: &[String]| tags.is_empty() || tags.iter().any(|tag| record.tags.contains(tag));
         !self.is_empty()
             && one_of(&self.tags)
@@ -134,6 +163,7 @@ impl Notice {
             before: self.before,
             all: self.all,
             soft: self.soft,
+            erasure: self.erasure.clone(),
         };
         serde_json::to_string(&written).expect("strings and numbers are JSON")
     }
@@ -164,6 +194,7 @@ impl Notice {
             before: written.before,
             all: written.all,
             soft: written.soft,
+            erasure: written.erasure,
         };
         (!notice.is_empty()).then_some(notice)
     }
@@ -232,6 +263,7 @@ impl Notices {
         self.newest = self.newest.max(epoch);
         let notice = Notice::from_text(text);
         match (notice.selectors(), notice.before) {
+            _ if notice.erasure.is_some() => self.take(before, epoch, text, notice),
             (0, None) => self.everything = self.everything.max(epoch),
             (1, None) if notice.tag_glob.is_none() => {
                 notice.tags.into_iter().for_each(|tag| raise(&mut self.tags, tag, epoch));
@@ -239,14 +271,17 @@ impl Notices {
                 notice.namespace.into_iter().for_each(|name| raise(&mut self.namespaces, name, epoch));
                 notice.model.into_iter().for_each(|model| raise(&mut self.models, model, epoch));
             }
-            _ => {
-                if let Some(before) = before {
-                    self.others.remove(&(before, Arc::clone(text)));
-                }
-                self.others.insert((epoch, Arc::clone(text)), notice);
-            }
+            _ => self.take(before, epoch, text, notice),
         }
         true
+    }
+
+    /// Takes one in that has to be asked as a whole.
+    fn take(&mut self, before: Option<Epoch>, epoch: Epoch, text: &Arc<str>, notice: Notice) {
+        if let Some(before) = before {
+            self.others.remove(&(before, Arc::clone(text)));
+        }
+        self.others.insert((epoch, Arc::clone(text)), notice);
     }
 
     /// Forgets what was pruned from the log.
@@ -374,6 +409,7 @@ mod tests {
             before: Some(60),
             all: false,
             soft: true,
+            erasure: None,
         }
     }
 
@@ -415,6 +451,30 @@ mod tests {
         assert!(!notice.means(&subject, &tagged(3, &["b"])));
         assert!(!notice.means(&subject, &Record { created: 60, ..record.clone() }));
         assert!(!Notice::default().means(&subject, &record));
+    }
+
+    #[test]
+    fn an_erasure_means_any_of_what_it_gives_and_names_no_tag() {
+        let (name, other) = (Namespace::new("n").unwrap(), Namespace::default());
+        let (key, version) = (Key::from_bytes([1; 32]), model(1));
+        let subject = |namespace| Subject { namespace, model: &version, key: &key };
+        let erasure = Erasure { id: "e".into(), tags: vec![veil("e", "tag", b"person:7")] };
+        let by_tag = Notice { erasure: Some(erasure.clone()), ..Notice::default() };
+        assert!(by_tag.means(&subject(&other), &tagged(3, &["a", "person:7"])));
+        assert!(!by_tag.means(&subject(&other), &tagged(3, &["person:8"])));
+        let by_key =
+            Notice { keys: vec![key], erasure: Some(Erasure { tags: vec![], ..erasure }), ..Notice::default() };
+        assert!(by_key.means(&subject(&other), &tagged(3, &[])));
+        assert!(!by_key.means(&Subject { key: &Key::from_bytes([2; 32]), ..subject(&other) }, &tagged(3, &[])));
+        let by_name = Notice { namespace: Some(name.clone()), keys: vec![], ..by_key.clone() };
+        assert!(by_name.means(&subject(&name), &tagged(3, &[])) && !by_name.means(&subject(&other), &tagged(3, &[])));
+        let both = Notice { keys: vec![key], ..by_tag };
+        assert!(both.means(&subject(&other), &tagged(3, &[])) && !both.to_text().contains("person"));
+        assert_eq!(Notice::from_text(&both.to_text()), both);
+        let mut notices = Notices::default();
+        notices.merge(&logged(&both, 5));
+        assert!(notices.outdate(&subject(&other), &tagged(4, &[])));
+        assert!(!notices.outdate(&subject(&other), &tagged(5, &[])));
     }
 
     #[test]

@@ -110,6 +110,8 @@ impl Neighbours {
         let mut texts = write(&self.texts);
         if let Some(text) = texts.by_key.remove(key) {
             self.index.clear(text.place);
+            let (dims, start) = (self.index.dims(), text.place as usize * self.index.dims());
+            texts.vectors[start..start + dims].fill(f16::ZERO);
             texts.free.push(text.place);
         }
     }

@@ -263,7 +263,8 @@ impl Shared {
         };
         {
             let mut table = transaction.open_table(self.definition())?;
-            for (token_key, key) in batch.iter() {
+            // Of an entry that is gone by now nothing is to be left.
+            for (token_key, key) in batch.iter().filter(|(_, key)| (self.is_live)(key)) {
                 table.insert(token_key.as_bytes(), &target(token_key, key))?;
             }
             if table.len()? > self.entries_max {

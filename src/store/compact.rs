@@ -12,6 +12,7 @@ use super::error::StoreError;
 use super::file::{self, Copied};
 use super::lock::FolderLock;
 use super::read_only::ReadOnly;
+use super::shred;
 use super::side;
 use super::snapshot;
 
@@ -63,6 +64,7 @@ pub fn compact(folder: &Path) -> Result<Compacted, StoreError> {
         });
     }
     let path = side::path_in(folder);
+    shred::recover(&path).map_err(StoreError::io("end the rewriting of", &path))?;
     if path.exists() {
         compacted.side_bytes_before = occupied_bytes(&path)?;
         side::compact(&path)?;

@@ -107,6 +107,24 @@ impl Sweeper {
         Ok(())
     }
 
+    /// Returns when all that is condemned is erased.
+    ///
+    /// # Errors
+    /// When something could not be.
+    pub(super) fn settle(&self) -> Result<(), StoreError> {
+        let mut thread = self.lock();
+        if thread.is_none() && !self.core.space.condemned.any.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.wake(&mut thread);
+        // A panic there was said there.
+        let _ = thread.take().map(JoinHandle::join);
+        if self.core.space.condemned.any.load(Ordering::SeqCst) {
+            return Err(StoreError::NotSwept { path: self.core.space.path.clone() });
+        }
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }

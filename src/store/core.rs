@@ -229,7 +229,7 @@ impl Core {
     }
 
     /// Changes the space, after what readers have found damaged is erased.
-    fn change<T>(&self, change: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut writer = self.writer();
         self.mend()?;
         let result = writer.clear_quarantine().and_then(|()| change(&mut writer));
@@ -375,7 +375,7 @@ impl Core {
         })
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
         // A panic while writing is a bug of ours. What it leaves is what a crash leaves, less the recovery: slots that
         // are neither free nor live. They are lost until the next open, and nothing wrong is served.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)

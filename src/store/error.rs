@@ -106,6 +106,12 @@ pub enum StoreError {
         /// Which of the entries given.
         index: usize,
     },
+    /// What was invalidated could not be erased; it is not served all the same.
+    #[error("what was invalidated in {} could not all be erased; the log says why", path.display())]
+    NotSwept {
+        /// The file.
+        path: PathBuf,
+    },
     /// Everything is pinned.
     #[error("{} has no room: all of its {pinned} entries are pinned, so none can be evicted", path.display())]
     Full {

@@ -156,22 +156,33 @@ pub(super) fn sync_folder_of(files: &dyn Files, path: &Path) -> Result<(), Store
 /// The slots that may hold anything: those in parts of the file that are not holes. All of them where the file system does
 /// not tell.
 pub(super) fn used_slots(file: &File, layout: &Layout) -> Vec<std::ops::Range<Slot>> {
-    let end = layout.record_offset(layout.slots().end);
-    let mut ranges = Vec::new();
-    let mut from = layout.slots_offset;
+    used(file, layout.slots_offset..layout.record_offset(layout.slots().end), RECORD_BYTES)
+}
+
+/// The slots whose rows may hold anything, likewise.
+pub(super) fn used_rows(file: &File, layout: &Layout) -> Vec<std::ops::Range<Slot>> {
+    used(file, layout.rows_offset..layout.file_bytes, layout.row_bytes() as u64)
+}
+
+/// Which items of a stride, in a part of a file, may hold anything. An item that two ranges share is in the first of them.
+fn used(file: &File, part: std::ops::Range<u64>, stride: u64) -> Vec<std::ops::Range<Slot>> {
+    let mut ranges: Vec<std::ops::Range<Slot>> = Vec::new();
+    let (mut from, end) = (part.start, part.end);
+    let all = 0..((end - from) / stride) as Slot;
     while from < end {
         let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(from)) {
             Ok(data) if data < end => data,
             // Nothing but a hole from here on.
             Ok(_) | Err(rustix::io::Errno::NXIO) => break,
-            Err(_) => return vec![layout.slots()],
+            Err(_) => return vec![all],
         };
         let hole = match rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data)) {
             Ok(hole) => hole.min(end),
-            Err(_) => return vec![layout.slots()],
+            Err(_) => return vec![all],
         };
-        let slot = |offset: u64| ((offset - layout.slots_offset) / RECORD_BYTES) as Slot;
-        ranges.push(slot(data.max(from))..slot(hole.next_multiple_of(RECORD_BYTES).min(end)));
+        let first = ((data.max(from) - part.start) / stride) as Slot;
+        let first = ranges.last().map_or(first, |last| last.end.max(first));
+        ranges.push(first..(hole - part.start).div_ceil(stride) as Slot);
         from = hole;
     }
     ranges

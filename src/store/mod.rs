@@ -27,6 +27,7 @@ mod condemned;
 mod config;
 mod core;
 mod disk;
+mod erase;
 mod error;
 mod eviction;
 mod fault;
@@ -41,6 +42,8 @@ mod prefetch;
 mod read_only;
 mod readers;
 mod record;
+mod rewrite;
+pub(crate) mod shred;
 pub(crate) mod side;
 mod snapshot;
 mod space;
@@ -66,10 +69,12 @@ pub use compact::{Compacted, CompactedSpace, compact};
 pub use config::{
     Config, Cursor, Durability, Entry, Footprint, NewEntry, PAYLOAD_BYTES_MAX, Scrubbed, Selector, Upkeep,
 };
+pub use erase::ErasedRows;
 pub use error::{StoreError, Torn};
 pub use folder::Folder;
 pub use info::{Ages, Info};
 pub use read_only::{Found, ReadOnly, Scanned, Survey};
+pub use rewrite::LeftOut;
 pub use verify::{Repaired, Report, SideReport, SpaceReport, repair, verify};
 pub use watch::Watcher;
 
@@ -344,8 +349,8 @@ impl Store {
     /// # Errors
     /// As for [`Self::remove_many`].
     pub fn clear(&self) -> Result<usize, StoreError> {
-        // Expired ones too: at the beginning of time nothing has expired.
-        self.core.remove_many(&self.select(&Selector::All, 0)?)
+        // Expired ones too.
+        self.core.remove_many(&self.keys())
     }
 
     /// Marks entries to be computed again when they are next asked for; until then they are served, as [`Entry::stale`].

@@ -210,6 +210,21 @@ impl ReadOnly {
         survey
     }
 
+    /// The keys of all records that are not free, whatever their state.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        let mut records = vec![Record::zeroed(); RECORDS_AT_ONCE.min(self.layout.capacity as usize)];
+        let mut keys = Vec::new();
+        for slots in file::used_slots(&self.file, &self.layout) {
+            for first in slots.clone().step_by(RECORDS_AT_ONCE) {
+                let records = &mut records[..RECORDS_AT_ONCE.min((slots.end - first) as usize)];
+                self.read_records(first, records);
+                keys.extend(records.iter().filter(|record| !record.is_free()).map(|record| record.key));
+            }
+        }
+        keys
+    }
+
     /// Puts a slot where it belongs by its record.
     fn note(&self, survey: &mut Survey, slot: Slot, mut record: Record) {
         if !record.is_free() && !record.is_live() {

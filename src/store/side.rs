@@ -21,6 +21,8 @@ use super::disk::Files;
 use super::error::StoreError;
 use super::file;
 use super::record::NAMESPACE_MAX;
+use super::rewrite::{self, LeftOut, Stays};
+use super::shred;
 use crate::domain::{Key, Namespace, Pattern};
 
 /// redb's own page cache.
@@ -87,6 +89,7 @@ impl SideFile {
     /// Opens or makes a folder's side store. Answers with a note if one had to be put aside.
     pub(super) fn open(files: &Arc<dyn Files>, folder: &Path) -> Result<(Arc<Self>, Option<String>), StoreError> {
         let path = path_in(folder);
+        shred::recover(&path).map_err(StoreError::io("end the rewriting of", &path))?;
         let (database, note) = match open_database(&**files, &path) {
             Ok(database) => (database, None),
             Err(error) if is_damage(&error) => {
@@ -144,6 +147,31 @@ impl SideFile {
             }
             Err(_) => *broken = Some(Instant::now()),
         }
+    }
+
+    /// Writes the file anew with what stays, and overwrites the old one. Nobody reads or writes meanwhile.
+    pub(super) fn rewrite(&self, stays: Stays<'_>) -> Result<LeftOut, StoreError> {
+        self.mend();
+        let path = &self.path;
+        let io = |operation| StoreError::io(operation, path);
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        let new = shred::begin(path).map_err(io("remove what was left beside"))?;
+        let copied = unless_it_panics(|| {
+            let from = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+            rewrite::copy(from, &open_database(&*self.files, &new)?, stays)
+        });
+        let left_out = copied.map_err(failed("rewrite", path))?;
+        close(database.take());
+        let exchanged = shred::exchange(path).map_err(io("rename the rewritten"));
+        // Whichever of the two is there now.
+        let opened = open_database(&*self.files, path);
+        match opened {
+            Ok(opened) => *database = Some(opened),
+            Err(_) => *self.lock_broken() = Some(Instant::now()),
+        }
+        exchanged?;
+        shred::finish(path).map_err(io("overwrite what was left of"))?;
+        Ok(left_out)
     }
 
     /// Puts the file aside and begins another, with the namespaces of all who use it: only they are known without it.
@@ -389,6 +417,21 @@ impl Side {
         self.commit("forget condemned entries", |transaction| {
             transaction.open_table(self.names.condemned())?.remove(number)?;
             Ok(())
+        })
+    }
+
+    /// The tags that keys have or had and that fit.
+    pub(super) fn tags_where(&self, fits: impl Fn(&str) -> bool) -> Result<Vec<String>, redb::Error> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_multimap_table(self.names.tagged())?;
+            let mut found = Vec::new();
+            for item in table.range::<&str>(..)? {
+                let (tag, _) = item?;
+                if fits(tag.value()) {
+                    found.push(tag.value().to_owned());
+                }
+            }
+            Ok(found)
         })
     }
 

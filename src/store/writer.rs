@@ -238,6 +238,31 @@ impl Writer {
         Ok(slots.len())
     }
 
+    /// Zeroes the rows among some slots' that no record claims: those of entries that are gone. Answers how many were not zero yet.
+    pub(super) fn wipe(&mut self, slots: Range<Slot>) -> Result<usize, StoreError> {
+        self.begin()?;
+        self.erase()?;
+        let Self { space, disk, wrote, .. } = self;
+        // A slot is free once its record is zero, and then nobody is in it.
+        let is_left = |&slot: &Slot| {
+            let is_free = !space.live.get(slot) && space.map.record(slot).is_free();
+            is_free && space.map.row(slot).iter().any(|value| value.to_bits() != 0)
+        };
+        let left: Vec<Slot> = slots.filter(is_left).collect();
+        let mut rest = left.as_slice();
+        while let Some(&first) = rest.first() {
+            let length = run_length(rest.iter().copied(), |slot| slot + 1);
+            rest = &rest[length..];
+            *wrote = true;
+            let zeros = vec![0; length * space.layout.row_bytes()];
+            if let Err(source) = disk.write_all_at(&zeros, space.layout.row_offset(first)) {
+                space.counters.write_errors.add(1);
+                return Err(StoreError::Io { operation: "overwrite rows in", path: space.path.clone(), source });
+            }
+        }
+        Ok(left.len())
+    }
+
     /// Erases what readers have found damaged.
     pub(super) fn clear_quarantine(&mut self) -> Result<(), StoreError> {
         let slots = std::mem::take(&mut *self.space.quarantined());

@@ -5,6 +5,7 @@
 mod architecture;
 mod cache;
 mod endurance;
+mod erasure;
 mod events;
 mod fidelity;
 mod http;

@@ -40,6 +40,7 @@ fn every_command_explains_itself() {
         "models",
         "lookup",
         "invalidate",
+        "erase",
         "cache",
         "migrate",
         "verify",

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use vecmemo::batch::{self, Embedder};
-use vecmemo::cache::{Answer, Cache, Inputs, Mode, Refusal, Request, ReuseFigures, ReuseTerms};
+use vecmemo::cache::{
+    Answer, Cache, Catalogue, Erasure, Inputs, Mode, Named, Refusal, Request, ReuseFigures, ReuseTerms,
+};
 use vecmemo::domain::{Namespace, Status};
 use vecmemo::engine::{Engine, EngineError, Model, fake};
-use vecmemo::store;
+use vecmemo::store::{self, Folder};
 
 use crate::support::{self, PATIENCE, until};
 
@@ -62,10 +64,14 @@ struct Rig {
 
 impl Rig {
     fn on(folder: &Path) -> Self {
+        Self::with(|model| support::open(folder, &model.card, &store::Config::default()))
+    }
+
+    fn with(open: impl FnOnce(&Model) -> store::Store) -> Self {
         let (computed, drifted) = (Arc::default(), Arc::default());
         let engine = Bag { computed: Arc::clone(&computed), drifted: Arc::clone(&drifted) };
         let model = Model { engine: Box::new(engine), ..fake::model(DIMS) };
-        let store = support::open(folder, &model.card, &store::Config::default());
+        let store = open(&model);
         let cache = Cache::new(store, Embedder::start(model, batch::Config::default()));
         Self { cache, computed, drifted }
     }
@@ -283,4 +289,67 @@ async fn too_little_traffic_is_no_calibration_and_says_so() {
     let refused = tokio::task::spawn_blocking(move || cache.calibrate(&Namespace::default(), None)).await.unwrap();
     let message = refused.unwrap_err().to_string();
     assert!(message.contains("119 texts") && message.contains("500 are needed"), "{message}");
+}
+
+/// Which files below a folder have these bytes.
+fn files_with(folder: &Path, wanted: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, wanted));
+        } else if std::fs::read(&path).unwrap().windows(wanted.len()).any(|window| window == wanted) {
+            found.push(path.file_name().unwrap().to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_learnt_of_an_erased_text_is_in_no_file_and_what_was_certified_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::on(folder.path()).calibrated(&traffic(1, 500)).await;
+    let certificates = rig.figures().fields[0].certificates.len();
+    let bases: Vec<String> = traffic(9, 3).into_iter().step_by(6).collect();
+    let seen = rig.reuse(&bases, TERMS).await;
+    let [erased, stays, _] = [0, 1, 2].map(|index| seen.items[index].key);
+    rig.cache.drain().await.unwrap();
+    drop(rig);
+
+    // The folder of a cache that was dropped is held until its threads have ended.
+    let mut held = Folder::hold(folder.path());
+    until(|| {
+        if held.is_err() {
+            held = Folder::hold(folder.path());
+        }
+        held.is_ok()
+    })
+    .await;
+    let held = held.unwrap();
+    let rig = Rig::with(|model| held.open(&model.card.version, DIMS, &store::Config::default()).unwrap());
+    let catalogue = Catalogue::kept_in(held, vec![rig.cache.clone()]).unwrap();
+    until(|| rig.figures().fields.first().is_some_and(|field| field.calibrated.is_some())).await;
+    let texts = rig.figures().fields[0].texts;
+    let ids: Vec<u8> =
+        rig.cache.inspect(&bases[0], "", true).unwrap().iter().flat_map(|token| token.id.to_le_bytes()).collect();
+    let learnt = "reuse.redb".to_owned();
+    assert!(files_with(folder.path(), erased.as_bytes()).contains(&learnt));
+    assert!(files_with(folder.path(), &ids).contains(&learnt));
+
+    let erasure = Erasure { named: Named::Keys(vec![erased]), model: None, copies: false, by: None, reason: None };
+    let erasing = catalogue.clone();
+    let receipt = tokio::task::spawn_blocking(move || erasing.erase(&erasure)).await.unwrap().unwrap();
+    assert_eq!((receipt.erased.entries, receipt.erased.reuse_texts), (1, 1), "{receipt:?}");
+    assert_eq!(files_with(folder.path(), erased.as_bytes()), Vec::<String>::new());
+    assert_eq!(files_with(folder.path(), &ids), Vec::<String>::new());
+    assert!(files_with(folder.path(), stays.as_bytes()).contains(&learnt));
+    let field = rig.figures().fields.remove(0);
+    assert_eq!((field.certificates.len(), field.texts), (certificates, texts - 1));
+    rig.cache.drain().await.unwrap();
+    drop((rig, catalogue));
+
+    let rig = Rig::on(folder.path());
+    until(|| rig.figures().fields.first().is_some_and(|field| field.calibrated.is_some())).await;
+    assert_eq!(rig.figures().fields[0].certificates.len(), certificates);
+    assert_eq!(files_with(folder.path(), erased.as_bytes()), Vec::<String>::new());
 }

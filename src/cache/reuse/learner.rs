@@ -1,6 +1,6 @@
 //! The thread that learns: writes down what was computed, has it calibrated when there is enough, forgets what is gone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::log::{Change, Kept, Log, Text};
-use super::{Alias, Event, Field, Shared, distil, lock};
+use super::{Alias, Erased, Event, Field, Shared, distil, lock};
 use crate::batch::Embedder;
 use crate::domain::{Key, Namespace};
 use crate::reuse::{Audit, Calibration, CertificateId, Matcher, Miss, Options, Table, calibrate};
@@ -91,6 +91,9 @@ struct State {
     audited: HashMap<CertificateId, Arc<Mutex<Audit>>>,
     /// One at a time.
     calibrating: bool,
+    /// How many threads have copies of texts, and what was erased since the first of them began.
+    copies: usize,
+    erased: HashSet<Key>,
 }
 
 /// A field's texts, as they came.
@@ -119,8 +122,13 @@ impl Scope {
 
     /// Forgets the other aliases. Answers the changes to be written.
     fn keep_aliases(&self, keep: impl Fn(&Alias) -> bool) -> Vec<Change> {
+        self.keep_aliases_where(|_, alias| keep(alias))
+    }
+
+    /// The same by text.
+    fn keep_aliases_where(&self, keep: impl Fn(&Key, &Alias) -> bool) -> Vec<Change> {
         let mut aliases = self.field.aliases_mut();
-        let forgotten = aliases.extract_if(|_, alias| !keep(alias));
+        let forgotten = aliases.extract_if(|key, alias| !keep(key, alias));
         forgotten.map(|(key, _)| Change::NoAlias { scope: self.number, key }).collect()
     }
 }
@@ -137,6 +145,8 @@ impl State {
             changes: Vec::new(),
             audited: HashMap::new(),
             calibrating: false,
+            copies: 0,
+            erased: HashSet::new(),
         };
         state.open();
         state
@@ -228,7 +238,44 @@ impl State {
                 self.calibrate_what_is_due();
             }
             Event::Calibrated(calibrated) => self.install(*calibrated),
+            Event::Erase { keys, reply } => {
+                // Who asked may have given up.
+                let _ = reply.send(self.erase(&keys));
+            }
             Event::Stop => {}
+        }
+    }
+
+    /// Forgets texts, and writes the file anew without them.
+    fn erase(&mut self, keys: &HashSet<Key>) -> Result<Erased, String> {
+        let mut erased = Erased::default();
+        for scope in self.scopes.values_mut() {
+            let matcher = scope.field.matcher();
+            for key in keys {
+                // A calibration that is being made may have given it to a matcher that it is not in here.
+                if let Some(matcher) = &matcher {
+                    matcher.neighbours().remove(key);
+                }
+                let Some(at) = scope.by_key.remove(key) else { continue };
+                scope.texts.remove(&at);
+                erased.texts += 1;
+                self.changes.push(Change::Forget { scope: scope.number, at });
+            }
+            scope.field.texts.store(scope.texts.len(), Relaxed);
+            let gone = scope.keep_aliases_where(|key, alias| !keys.contains(key) && !keys.contains(&alias.source));
+            erased.aliases += gone.len();
+            self.changes.extend(gone);
+        }
+        if self.copies > 0 {
+            self.erased.extend(keys);
+        }
+        self.prune();
+        self.write();
+        match &mut self.log {
+            // Whether or not what was forgotten could be written down just now.
+            Some(log) => log.rewrite(keys).map(|()| erased).map_err(|error| error.to_string()),
+            // Its file could not be opened: what is in it is not to be known.
+            None => Err("what was learnt of reuse cannot be opened".to_owned()),
         }
     }
 
@@ -360,6 +407,8 @@ impl State {
         if let Err(error) = std::thread::Builder::new().name("vecmemo-calibrate".to_owned()).spawn(work) {
             tracing::error!(%error, "nothing is calibrated: no thread");
             self.calibrating = false;
+        } else {
+            self.copies += 1;
         }
     }
 
@@ -386,6 +435,8 @@ impl State {
     fn install(&mut self, calibrated: Calibrated) {
         let Calibrated { digest, result, next, kept, table, reply } = calibrated;
         self.calibrating &= kept;
+        self.copies = self.copies.saturating_sub(1);
+        let erased = if self.copies == 0 { std::mem::take(&mut self.erased) } else { self.erased.clone() };
         self.table = table.or(self.table.take());
         let Some(scope) = self.scopes.get_mut(&digest) else { return };
         let namespace = scope.field.namespace.as_str().to_owned();
@@ -395,6 +446,7 @@ impl State {
                 Err(error)
             }
             Ok(matcher) => {
+                erased.iter().for_each(|key| matcher.neighbours().remove(key));
                 scope.texts.range(next..).for_each(|(_, text)| matcher.add(text.key, &text.ids));
                 let calibration = matcher.calibration();
                 tracing::info!(

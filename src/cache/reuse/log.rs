@@ -4,7 +4,8 @@
 //! A redb file a model, beside the store. It is behind: what a kill takes from it is learnt again. A file that cannot be read is
 //! put aside, and all is learnt anew: until then nothing is reused.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
@@ -12,6 +13,7 @@ use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, Table
 use super::Alias;
 use crate::domain::Key;
 use crate::reuse::{Audit, Calibration, CertificateId};
+use crate::store::shred;
 use crate::store::side::{is_damage, unless_it_panics};
 
 /// redb's own page cache.
@@ -53,6 +55,22 @@ pub(super) struct Kept {
     pub(super) aliases: Vec<(Key, Alias)>,
 }
 
+impl Kept {
+    /// What has to be written for it to be there.
+    fn into_changes(self) -> Vec<Change> {
+        let Self { digest, number, namespace, texts, calibration, audits, aliases } = self;
+        let mut changes = vec![Change::Scope { digest, number, namespace }];
+        changes.extend(texts.into_iter().map(|(at, text)| Change::Text { scope: number, at, text }));
+        changes.extend(calibration.map(|calibration| {
+            let json = serde_json::to_vec(&calibration).expect("numbers can be written");
+            Change::Calibration { scope: number, json }
+        }));
+        changes.extend(audits.into_iter().map(|(certificate, audit)| Change::Audit { certificate, audit }));
+        changes.extend(aliases.into_iter().map(|(key, alias)| Change::Alias { scope: number, key, alias }));
+        changes
+    }
+}
+
 /// A change to be written.
 pub(super) enum Change {
     Scope { digest: [u8; 32], number: u32, namespace: String },
@@ -64,22 +82,37 @@ pub(super) enum Change {
     NoAlias { scope: u32, key: Key },
 }
 
+impl Change {
+    /// Whether it says something of one of these keys.
+    fn is_about(&self, keys: &HashSet<Key>) -> bool {
+        match self {
+            Self::Text { text, .. } => keys.contains(&text.key),
+            Self::Alias { key, alias, .. } => keys.contains(key) || keys.contains(&alias.source),
+            Self::NoAlias { key, .. } => keys.contains(key),
+            Self::Scope { .. } | Self::Forget { .. } | Self::Calibration { .. } | Self::Audit { .. } => false,
+        }
+    }
+}
+
 /// The file.
 pub(super) struct Log {
     database: Database,
+    path: PathBuf,
 }
 
 impl Log {
     /// Opens or makes the file. Answers with a note if a file had to be put aside.
     pub(super) fn open(path: &Path) -> Result<(Self, Option<String>), redb::Error> {
+        let of = |database| Self { database, path: path.to_owned() };
+        shred::recover(path)?;
         match open(path) {
-            Ok(database) => Ok((Self { database }, None)),
+            Ok(database) => Ok((of(database), None)),
             Err(error) if !is_damage(&error) => Err(error),
             Err(error) => {
                 let aside = path.with_extension("redb.damaged");
                 std::fs::rename(path, &aside)?;
                 let note = format!("{error}; it was put aside as {}, and reuse is learnt anew", aside.display());
-                Ok((Self { database: open(path)? }, Some(note)))
+                Ok((of(open(path)?), Some(note)))
             }
         }
     }
@@ -126,6 +159,19 @@ impl Log {
             kept.push(scope);
         }
         Ok(kept)
+    }
+
+    /// Writes the file anew with what is in it, but for these keys' texts, and overwrites the old one: redb keeps the bytes of what was
+    /// removed until their pages are used again.
+    pub(super) fn rewrite(&mut self, but: &HashSet<Key>) -> Result<(), redb::Error> {
+        let new = Self { database: open(&shred::begin(&self.path)?)?, path: self.path.clone() };
+        let changes = self.read()?.into_iter().flat_map(Kept::into_changes);
+        let changes: Vec<Change> = changes.filter(|change| !change.is_about(but)).collect();
+        new.write(&changes)?;
+        drop(new);
+        shred::exchange(&self.path)?;
+        self.database = open(&self.path)?;
+        Ok(shred::finish(&self.path)?)
     }
 
     /// Writes changes, in order, all or none. On disk only a while later.

@@ -19,7 +19,7 @@ mod distil;
 mod learner;
 mod log;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
@@ -125,7 +125,17 @@ enum Event {
     Audited { certificate: CertificateId, audit: Arc<Mutex<Audit>> },
     Calibrate { digest: [u8; 32], namespace: Namespace, reply: SyncSender<Result<(), String>> },
     Calibrated(Box<learner::Calibrated>),
+    Erase { keys: Arc<HashSet<Key>>, reply: SyncSender<Result<Erased, String>> },
     Stop,
+}
+
+/// What was forgotten of texts that are erased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Erased {
+    /// Texts that were learnt.
+    pub(super) texts: usize,
+    /// Texts that were answered with one of these vectors, or are one of these and were answered with another's.
+    pub(super) aliases: usize,
 }
 
 /// What became of a request's texts.
@@ -233,6 +243,20 @@ impl Reuse {
     fn calibrate(&self, digest: [u8; 32], namespace: &Namespace) -> Result<(), String> {
         let (reply, answer) = sync_channel(1);
         self.tell(Event::Calibrate { digest, namespace: namespace.clone(), reply });
+        answer.recv().unwrap_or_else(|_| Err("the cache is being closed".to_owned()))
+    }
+
+    /// Forgets these keys' texts, and those whose entries are gone, in memory and on disk; waits for it.
+    ///
+    /// # Errors
+    /// When what is on disk cannot be written anew.
+    pub(super) fn erase(&self, keys: Arc<HashSet<Key>>) -> Result<Erased, String> {
+        if self.events.get().is_none() {
+            // Nothing was ever learnt.
+            return Ok(Erased::default());
+        }
+        let (reply, answer) = sync_channel(1);
+        self.tell(Event::Erase { keys, reply });
         answer.recv().unwrap_or_else(|_| Err("the cache is being closed".to_owned()))
     }
 

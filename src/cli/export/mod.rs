@@ -22,6 +22,7 @@ use clap::{ArgMatches, ValueEnum};
 
 use super::meter::{self, Meter};
 use super::{SettingsArguments, print, say};
+use crate::cache::{ExportLine, Ledger};
 use crate::config::Settings;
 use crate::domain::ModelVersion;
 use crate::engine;
@@ -137,6 +138,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     meter.finish();
     let scanned = scanned?;
     sink.finish(manifest).with_context(|| format!("cannot complete {}", arguments.out.display()))?;
+    note(&settings.data_dir, &arguments.out, &space, exported);
     print(&format!("{exported} entries are in {}", arguments.out.display()))?;
     for (count, what) in [
         (scanned.expired, "had expired"),
@@ -148,6 +150,18 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves a line in the data folder that says where the export is, so that an erasure can name it.
+fn note(data_dir: &Path, out: &Path, space: &ReadOnly, entries: u64) {
+    let path = std::path::absolute(out).unwrap_or_else(|_| out.to_owned()).display().to_string();
+    let line = ExportLine { path, fingerprint: space.model().to_string(), made: meter::now(), entries };
+    if let Err(error) = Ledger::of(data_dir).note_export(&line) {
+        say(&format!(
+            "an erasure will not know of this export: it cannot be noted in {} ({error})",
+            data_dir.display()
+        ));
+    }
 }
 
 /// The configured model's version and name, if it is on this machine.

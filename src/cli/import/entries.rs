@@ -9,6 +9,7 @@ use super::super::export;
 use super::super::export::facts::{Batch, Facts};
 use super::super::meter::{self, Meter};
 use super::{Arguments, Outcome};
+use crate::cache::{Ledger, Veiled};
 use crate::config::Settings;
 use crate::domain::{Key, Namespace};
 use crate::store::{NewEntry, PAYLOAD_BYTES_MAX, Store};
@@ -61,6 +62,9 @@ pub(super) fn import(arguments: &Arguments, settings: &Settings) -> anyhow::Resu
         card.name,
         card.dims
     );
+    // What was erased since must not come back.
+    let erased = Ledger::of(&settings.data_dir).erased_since(manifest.created);
+    let erased = erased.context("what was erased since the export was made cannot be read")?;
     let store = open()?;
     let mut outcome = Outcome::default();
     let mut meter = Meter::new("imported", manifest.count);
@@ -71,7 +75,7 @@ pub(super) fn import(arguments: &Arguments, settings: &Settings) -> anyhow::Resu
             Ok(batch) => batch,
             Err(error) => break Err(error),
         };
-        put(&store, &batch, manifest.dims, row, arguments.replace, &mut outcome)?;
+        put(&store, &batch, manifest.dims, row, arguments.replace, &erased, &mut outcome)?;
         row += batch.facts.len() as u64;
         meter.advance(batch.facts.len() as u64);
     };
@@ -89,6 +93,7 @@ fn put(
     dims: usize,
     first_row: u64,
     replace: bool,
+    erased: &Veiled,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
     let now = meter::now();
@@ -96,6 +101,7 @@ fn put(
     let mut seen: HashSet<Key> = HashSet::with_capacity(batch.facts.len());
     for ((facts, row), number) in batch.facts.iter().zip(batch.rows.chunks_exact(dims)).zip(first_row..) {
         match check(facts, row) {
+            Ok(_) if erased.has(&facts.key) => outcome.erased += 1,
             Err(refusal) => outcome.refuse(number, facts.key, refusal),
             Ok(_) if facts.expires.is_some_and(|expires| expires <= now) => outcome.expired += 1,
             Ok(_) if !seen.insert(facts.key) => outcome.kept += 1,

@@ -66,10 +66,13 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     if unnamed > 0 {
         say(&format!("and {unnamed} more"));
     }
-    let Outcome { imported, kept, expired, refused, evicted, .. } = outcome;
+    let Outcome { imported, kept, expired, refused, erased, evicted, .. } = outcome;
     print(&format!(
         "{imported} entries imported, {kept} were cached already and stay, {expired} have expired, {refused} refused"
     ))?;
+    if erased > 0 {
+        say(&format!("{erased} entries were left out: they were erased here since they were exported"));
+    }
     if evicted > 0 {
         say(&format!("{evicted} entries were evicted to make room: raise --capacity-entries to keep all"));
     }
@@ -83,6 +86,8 @@ struct Outcome {
     kept: u64,
     expired: u64,
     refused: u64,
+    /// Erased here since they were exported.
+    erased: u64,
     evicted: u64,
     /// Why rows were refused, of the first ones.
     complaints: Vec<String>,

@@ -52,6 +52,14 @@ const LOOK_UP_MORE: usize = 16;
 /// Queries that are worth another thread.
 const THREAD_QUERIES: usize = 4;
 
+/// The files in a folder that are a graph's.
+///
+/// # Errors
+/// When the folder is there and cannot be read.
+pub fn graph_files(folder: &std::path::Path) -> std::io::Result<Vec<PathBuf>> {
+    snapshot::files(folder)
+}
+
 /// How a graph is kept.
 #[derive(Clone, Debug, Default)]
 pub struct GraphOptions {
@@ -144,6 +152,11 @@ impl Graph {
     /// Hears of a row that has come or gone, and of the segment that had covered what was in its place.
     pub(super) fn changed(&self, uncovered: Cover) {
         self.upkeep.changed(uncovered);
+    }
+
+    /// Gives up every segment that has a row that is gone, and what is being built; see [`super::Index::forget_gone`].
+    pub(super) fn forget_gone(&self) -> (usize, Vec<PathBuf>) {
+        self.upkeep.forget_gone()
     }
 
     /// About what share of the rows a filter keeps.

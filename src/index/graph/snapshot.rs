@@ -71,9 +71,13 @@ impl Snapshots {
 
     /// The files that are ours: segments, and what was to become one.
     fn files(&self) -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return Vec::new() };
-        let is_ours = |path: &PathBuf| number_of(path).is_some() || path.extension().is_some_and(|end| end == "new");
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_ours).collect()
+        files(&self.folder).unwrap_or_default()
+    }
+
+    /// Those of no segment among these.
+    pub(super) fn files_but(&self, numbers: &[NonZero<u32>]) -> Vec<PathBuf> {
+        let is_other = |path: &PathBuf| number_of(path).is_none_or(|number| !numbers.contains(&number));
+        self.files().into_iter().filter(is_other).collect()
     }
 
     fn discard(&self, path: &Path, why: &str) {
@@ -136,6 +140,17 @@ impl Snapshots {
     fn path(&self, number: NonZero<u32>) -> PathBuf {
         self.folder.join(format!("{}{number}{}", NAME.0, NAME.1))
     }
+}
+
+/// The files in a folder that are segments, or were to become one. None if there is no folder.
+pub(super) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let is_unfinished = |path: &Path| path.to_str().is_some_and(|path| path.ends_with(".graph.new"));
+    let is_ours = |path: &PathBuf| number_of(path).is_some() || is_unfinished(path);
+    Ok(entries.collect::<io::Result<Vec<_>>>()?.into_iter().map(|entry| entry.path()).filter(is_ours).collect())
 }
 
 /// The number in a segment's name.

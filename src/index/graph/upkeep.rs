@@ -12,6 +12,7 @@
 //! A merge takes in segments of up to twice its size, so there are few, and a row is built into one a few times at most.
 
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -57,6 +58,10 @@ struct Shared {
     /// From how many rows of the tail on it may be worth a segment.
     tail_worth: AtomicUsize,
     stop: AtomicBool,
+    /// How often rows that are gone had to be forgotten: what was copied before that is not built.
+    forgotten: AtomicUsize,
+    /// Held by whoever changes which segments and files there are.
+    placing: Mutex<()>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -78,6 +83,8 @@ impl Upkeep {
             rows_min,
             tail_worth: AtomicUsize::new(rows_min.unwrap_or(PROBE_ROWS)),
             stop: AtomicBool::new(false),
+            forgotten: AtomicUsize::new(0),
+            placing: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -117,6 +124,28 @@ impl Upkeep {
                 shared.changed.notify_all();
             }
         }
+    }
+
+    /// Gives up every segment that has a row that is gone, and what is being built. The rows that are there are scanned until they
+    /// are built into another. Answers how many segments that were, and which files are of no use now.
+    pub(super) fn forget_gone(&self) -> (usize, Vec<PathBuf>) {
+        let shared = &self.shared;
+        shared.forgotten.fetch_add(1, Ordering::SeqCst);
+        let (count, files) = {
+            let _placing = shared.placing();
+            let (worn, whole): (Vec<_>, Vec<_>) =
+                shared.segments.list().into_iter().partition(|(_, segment)| segment.dead() > 0);
+            for (number, segment) in &worn {
+                shared.uncover(*number, segment);
+            }
+            let numbers: Vec<NonZero<u32>> = whole.iter().map(|(number, _)| *number).collect();
+            shared.segments.change(|all| all.retain(|(number, _)| numbers.contains(number)));
+            let files = shared.snapshots.as_ref().map(|snapshots| snapshots.files_but(&numbers));
+            (worn.len(), files.unwrap_or_default())
+        };
+        shared.state().due = true;
+        shared.changed.notify_all();
+        (count, files)
     }
 
     pub(super) fn wait(&self) {
@@ -159,6 +188,22 @@ impl Shared {
         !self.stop.load(Ordering::Relaxed)
     }
 
+    /// Whether what was copied when `forgotten` was this may still be built.
+    fn builds_on(&self, forgotten: usize) -> bool {
+        self.goes_on() && self.forgotten.load(Ordering::SeqCst) == forgotten
+    }
+
+    fn placing(&self) -> MutexGuard<'_, ()> {
+        self.placing.lock().expect("no thread panics while it holds the segments' places")
+    }
+
+    /// Gives a segment's rows back to the tail.
+    fn uncover(&self, number: NonZero<u32>, segment: &Segment) {
+        for node in 0..segment.nodes() as u32 {
+            self.exact.matrix.cover(None, segment.row(node), |cover| cover == Some(number));
+        }
+    }
+
     fn run(&self) {
         // Searches and the engine go first.
         #[cfg(target_os = "linux")]
@@ -187,6 +232,7 @@ impl Shared {
     /// Takes in what snapshots have. The latest first: it has the rows of those that it was merged from.
     fn restore(&self) {
         let Some(snapshots) = &self.snapshots else { return };
+        let _placing = self.placing();
         for (number, segment) in snapshots.load() {
             self.walk_and_cover(number, Arc::new(segment), |_| false);
         }
@@ -237,14 +283,15 @@ impl Shared {
         }
         let numbers: Vec<NonZero<u32>> = merged.iter().map(|(number, _)| *number).collect();
         let is_merged = |cover: Cover| cover.is_some_and(|number| numbers.contains(&number));
+        let forgotten = self.forgotten.load(Ordering::SeqCst);
         if rows >= worth {
-            match self.build(|cover| cover.is_none() || is_merged(cover)) {
+            match self.build(forgotten, |cover| cover.is_none() || is_merged(cover)) {
                 Ok((segment, of_walks)) => {
                     *compared = of_walks / (segment.nodes().max(2) as f64).log2();
-                    self.put_in_place(segment, &numbers, is_merged);
+                    self.put_in_place(forgotten, segment, &numbers, is_merged);
                     return true;
                 }
-                Err(BuildError::GivenUp) => return false,
+                Err(BuildError::GivenUp) => return self.goes_on(),
                 Err(error) => {
                     tracing::warn!(%error, "rows stay without a graph, and are scanned");
                     self.tail_worth.store(tail.saturating_mul(2).max(PROBE_ROWS), Ordering::Relaxed);
@@ -252,24 +299,23 @@ impl Shared {
             }
         }
         // Not worth a graph, or not to be had: the living rows of what is worn go back to the tail.
+        let _placing = self.placing();
         for (number, segment) in merged.iter().filter(|(_, segment)| is_worn(segment)) {
-            for node in 0..segment.nodes() as u32 {
-                matrix.cover(None, segment.row(node), |cover| cover == Some(*number));
-            }
+            self.uncover(*number, segment);
             self.forget(&[*number]);
         }
         false
     }
 
     /// A segment of the rows that are wanted, and how many rows walks for few hits compare.
-    fn build(&self, wants: impl Fn(Cover) -> bool) -> Result<(Segment, f64), BuildError> {
+    fn build(&self, forgotten: usize, wants: impl Fn(Cover) -> bool) -> Result<(Segment, f64), BuildError> {
         let started = Instant::now();
         let (dims, kernel) = (self.exact.matrix.dims(), self.exact.kernel);
         let rows = self.exact.matrix.copies(NODES_MAX, wants);
-        let parts = build::build(&rows, stride(dims), kernel, || self.goes_on())?;
+        let parts = build::build(&rows, stride(dims), kernel, || self.builds_on(forgotten))?;
         drop(rows);
         let mut segment = Segment::new(parts, stride(dims), Breadths { few: 0, many: 0 });
-        let measured = calibrate(&segment, dims, kernel, || self.goes_on()).ok_or(BuildError::GivenUp)?;
+        let measured = calibrate(&segment, dims, kernel, || self.builds_on(forgotten)).ok_or(BuildError::GivenUp)?;
         segment.breadths = measured.breadths;
         tracing::info!(
             rows = segment.nodes(),
@@ -281,7 +327,18 @@ impl Shared {
         Ok((segment, measured.compared))
     }
 
-    fn put_in_place(&self, segment: Segment, merged: &[NonZero<u32>], is_merged: impl Fn(Cover) -> bool) {
+    fn put_in_place(
+        &self,
+        forgotten: usize,
+        segment: Segment,
+        merged: &[NonZero<u32>],
+        is_merged: impl Fn(Cover) -> bool,
+    ) {
+        let _placing = self.placing();
+        if !self.builds_on(forgotten) {
+            // It may have a row that must not be kept; it is built again, of what is there.
+            return;
+        }
         let last = self.segments.list().iter().map(|(number, _)| number.get()).max().unwrap_or(0);
         let last = last.max(self.snapshots.as_ref().map_or(0, Snapshots::last));
         let number = NonZero::<u32>::MIN.saturating_add(last);
