@@ -311,7 +311,7 @@ impl Collector for TierCollector {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let counters: [(&str, &str, u64); 18] = [
+        let counters: [(&str, &str, u64); 19] = [
             ("remote_hits", "Keys found in the shared tier", figures.hits),
             ("remote_misses", "Keys looked for in the shared tier and not found, or not in time", figures.misses),
             ("remote_stores", "Records written to the shared tier", figures.stores),
@@ -322,6 +322,11 @@ impl Collector for TierCollector {
             ("remote_timeouts", "Operations of the shared tier that had no answer in time", figures.timeouts),
             ("remote_errors", "Operations of the shared tier that failed otherwise", figures.errors),
             ("remote_leases_ours", "Texts computed while other machines waited for them", figures.leases_ours),
+            (
+                "remote_leases_renewed",
+                "Leases prolonged, for their texts were still being computed",
+                figures.leases_renewed,
+            ),
             ("remote_leases_theirs", "Texts waited for while another machine computed them", figures.leases_theirs),
             ("remote_leases_expired", "Texts waited for that the other machine did not finish", figures.leases_expired),
             ("remote_notices_sent", "Invalidations told to other machines", figures.notices_sent),

@@ -432,7 +432,7 @@ pub struct TypedRemote {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
 
-    /// Milliseconds that a node may take to compute a text while the others wait for it; 0: none waits
+    /// Milliseconds that the others wait for a node that computes a text and has said nothing more of it; 0: none waits
     #[arg(
         id = "remote.lease_ms",
         long = "remote-lease-ms",

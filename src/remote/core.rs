@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout_at};
 
 use super::figures::{Counters, add};
+use super::leases::Held;
 use super::link::{Fault, Link, Work};
 use super::node::Bells;
 use super::notices::{Epoch, Heard, Notices, Subject};
@@ -47,6 +48,7 @@ pub(super) struct Core {
     pub(super) bells: Bells,
     pub(super) queue: Queue,
     pub(super) counters: Counters,
+    pub(super) held: Held,
     pub(super) applied: watch::Sender<Applied>,
     pub(super) sent: watch::Sender<Sent>,
     /// By how much the tier's clock is ahead of this machine's.
@@ -85,6 +87,7 @@ impl Core {
             link,
             bells,
             counters: Counters::default(),
+            held: Held::default(),
             applied: watch::Sender::new(Applied { generation: 0, epoch }),
             sent: watch::Sender::default(),
             offset_ms: AtomicI64::new(NO_OFFSET),

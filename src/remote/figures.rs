@@ -39,6 +39,8 @@ pub struct Figures {
     pub refused: u64,
     /// Leases taken.
     pub leases_ours: u64,
+    /// Leases that were renewed, for their texts were still being computed.
+    pub leases_renewed: u64,
     /// Leases that others held.
     pub leases_theirs: u64,
     /// Leases of others that ended without a record.
@@ -99,6 +101,7 @@ pub(super) struct Counters {
     pub(super) dropped: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) leases_ours: AtomicU64,
+    pub(super) leases_renewed: AtomicU64,
     pub(super) leases_theirs: AtomicU64,
     pub(super) leases_expired: AtomicU64,
     pub(super) notices_sent: AtomicU64,
@@ -147,6 +150,7 @@ impl Counters {
             dropped: get(&self.dropped),
             refused: get(&self.refused),
             leases_ours: get(&self.leases_ours),
+            leases_renewed: get(&self.leases_renewed),
             leases_theirs: get(&self.leases_theirs),
             leases_expired: get(&self.leases_expired),
             notices_sent: get(&self.notices_sent),

@@ -131,6 +131,14 @@ pub(super) trait Link: Send + Sync {
         deadline: Instant,
     ) -> Answer<'a, Vec<Result<bool, Fault>>>;
 
+    /// Has leases last for `ttl_ms` from now: true where the token is still the lease's own.
+    fn renew<'a>(
+        &'a self,
+        leases: &'a [(Key, u64)],
+        ttl_ms: u64,
+        deadline: Instant,
+    ) -> Answer<'a, Vec<Result<bool, Fault>>>;
+
     /// Puts a notice into the log, after `least`, and prunes what is older than `retention_ms`. Answers with its place, and with the
     /// place that the same notice had before; 0 if it was not there.
     fn publish<'a>(

@@ -271,6 +271,29 @@ impl Link for MemoryLink {
         })
     }
 
+    fn renew<'a>(
+        &'a self,
+        leases: &'a [(Key, u64)],
+        ttl_ms: u64,
+        deadline: Instant,
+    ) -> Answer<'a, Vec<Result<bool, Fault>>> {
+        Box::pin(async move {
+            if let Err(fault) = self.pass(deadline).await {
+                return vec![Err(fault); leases.len()];
+            }
+            let mut world = self.memory.world();
+            let until = Instant::now() + Duration::from_millis(ttl_ms);
+            let renewed = leases.iter().map(|(key, token)| {
+                let ours = world.is_leased(key) && world.leases.get(key).is_some_and(|(held, _)| held == token);
+                if ours {
+                    world.leases.insert(*key, (*token, until));
+                }
+                Ok(ours)
+            });
+            renewed.collect()
+        })
+    }
+
     fn publish<'a>(
         &'a self,
         text: &'a str,

@@ -28,6 +28,7 @@ mod breaker;
 mod core;
 mod figures;
 mod follow;
+mod leases;
 mod link;
 mod log;
 mod memory;
@@ -46,7 +47,7 @@ mod tests;
 mod url;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
@@ -66,6 +67,7 @@ use crate::domain::{Key, ModelVersion, Namespace};
 
 pub use self::breaker::BreakerState;
 pub use self::figures::{Figures, LATENCY_BOUNDS_US};
+pub use self::leases::Lease;
 pub use self::link::Standing;
 pub use self::memory::{Memory, Trouble};
 pub use self::notices::{Epoch, Erasure, Heard, NOTICE_KEYS_MAX, Notice, Subject};
@@ -92,7 +94,8 @@ pub struct Config {
     pub ttl_max: Duration,
     /// What all names on the servers begin with: letters, digits and `. _ -`.
     pub prefix: String,
-    /// How long one node may compute a text while others wait for it; `None` for no leases.
+    /// How long others wait for a node that has said it computes a text, and does not say so again: it does three times in that
+    /// time. `None` for no leases.
     pub lease: Option<Duration>,
     /// Where this node keeps how far it has read the log, and what it could not send.
     pub state_file: Option<PathBuf>,
@@ -105,7 +108,7 @@ impl Default for Config {
             queue_bytes_max: 64 << 20,
             ttl_max: Duration::from_secs(30 * 24 * 60 * 60),
             prefix: "vecmemo".to_owned(),
-            lease: Some(Duration::from_secs(10)),
+            lease: Some(Duration::from_secs(3)),
             state_file: None,
         }
     }
@@ -165,13 +168,6 @@ pub enum Lead {
     Done(Record),
     /// The tier cannot say: compute.
     Unknown,
-}
-
-/// The right to compute one text while others wait, for a limited time.
-pub struct Lease {
-    key: Key,
-    token: u64,
-    core: Weak<Core>,
 }
 
 /// A text that another node computes.
@@ -245,6 +241,7 @@ impl Tier {
         runtime.spawn(log::keep_up(Arc::clone(&core), known));
         runtime.spawn(core::work(Arc::clone(&core)));
         runtime.spawn(follow::follow(Arc::clone(&core), incoming));
+        runtime.spawn(leases::renew(Arc::clone(&core)));
         let run = move || {
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
@@ -302,13 +299,13 @@ impl Tier {
         let ttl_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX).max(1);
         let token = uuid::Uuid::new_v4().as_u64_pair().0;
         let deadline = Instant::now() + core.config.deadline;
-        let until = Instant::now() + lease + Duration::from_secs(1);
+        let until = Instant::now() + leases::longest(lease);
         let (task, owned) = (Arc::clone(core), keys.to_vec());
         // Not cut off: leases that come too late are given back.
         let led = self.wait_for(deadline, async move {
             let claimed = task.link.claim(&owned, token, ttl_ms, deadline).await;
             let claimed = owned.iter().zip(claimed).map(|(&key, claimed)| {
-                let ours = || Lease { key, token, core: Arc::downgrade(&task) };
+                let ours = || Lease::new(key, token, &task);
                 match claimed {
                     Ok(true) => Lead::Ours(ours()),
                     Ok(false) => Lead::Theirs(Follow { key, until }),
@@ -323,7 +320,7 @@ impl Tier {
             // Leases, so that whoever gives up waiting for this gives them back.
             let leads: Vec<Lead> = claimed.collect();
             let ours =
-                leads.iter().filter_map(|lead| if let Lead::Ours(lease) = lead { Some(lease.key) } else { None });
+                leads.iter().filter_map(|lead| if let Lead::Ours(lease) = lead { Some(lease.key()) } else { None });
             let ours: Vec<Key> = ours.collect();
             let again = if ours.is_empty() { None } else { task.fetch(&ours, deadline).await };
             (leads, again)
@@ -335,7 +332,7 @@ impl Tier {
                 add(&core.counters.leases_theirs, usize::from(matches!(lead, Lead::Theirs(_))));
                 return lead;
             };
-            let subject = Subject { namespace: asked.namespace, model: asked.model, key: &lease.key };
+            let subject = Subject { namespace: asked.namespace, model: asked.model, key: &lease.key() };
             let bytes = values.next().flatten();
             match bytes.and_then(|bytes| core.judge(&subject, asked.dims, epoch, &bytes)) {
                 Some(record) => {
@@ -364,7 +361,7 @@ impl Tier {
     /// after which it was computed. The lease ends once the record stands.
     pub fn store(&self, key: Key, record: Record, epoch: Epoch, lease: Option<Lease>) {
         let core = &self.0.core;
-        let lease = lease.filter(|lease| lease.key == key);
+        let lease = lease.filter(|lease| lease.key() == key);
         let record = Record { epoch, ..record };
         let ttl_max = u64::try_from(core.config.ttl_max.as_millis()).unwrap_or(u64::MAX).max(1);
         let ttl_ms = match (record.expires, core.now()) {
@@ -537,27 +534,6 @@ impl Drop for Inner {
         if let Some(stop) = stop {
             let _ = stop.send(());
         }
-    }
-}
-
-impl Lease {
-    fn into_token(mut self) -> u64 {
-        self.core = Weak::new();
-        self.token
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(core) = self.core.upgrade() {
-            core.enqueue(Work::Release { key: self.key, token: self.token });
-        }
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lease({})", self.key)
     }
 }
 

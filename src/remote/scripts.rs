@@ -1,6 +1,6 @@
 //! What the servers do in one step: Lua, sent whole each time (a server compiles a script once).
 //!
-//! All but the last have the same four names: the counter, the notices (a sorted set: text, epoch), their times (a hash:
+//! All but the last two have the same four names: the counter, the notices (a sorted set: text, epoch), their times (a hash:
 //! epoch, Unix seconds) and the floor.
 
 /// The most notices in the log. The oldest go when there are more, and with them everything that was not computed since.
@@ -64,5 +64,11 @@ return 1
 /// `lease; token`: deletes the lease if the token is its own.
 pub(super) const RELEASE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end
+return 0
+";
+
+/// `lease; token, milliseconds`: has the lease last that long from now if the token is its own.
+pub(super) const RENEW: &str = r"
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 return 0
 ";

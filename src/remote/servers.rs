@@ -504,6 +504,27 @@ impl Link for Servers {
         })
     }
 
+    fn renew<'a>(
+        &'a self,
+        leases: &'a [(Key, u64)],
+        ttl_ms: u64,
+        deadline: Instant,
+    ) -> Answer<'a, Vec<Result<bool, Fault>>> {
+        Box::pin(async move {
+            let ops: Vec<Op> = leases
+                .iter()
+                .map(|(key, token)| {
+                    let name = self.names.lease(key);
+                    let mut command = cmd("EVAL");
+                    command.arg(scripts::RENEW).arg(1).arg(&name[..]).arg(token).arg(ttl_ms);
+                    Op { slot: self.slot_of(&name), command }
+                })
+                .collect();
+            let answers = self.route(&ops, deadline).await;
+            answers.into_iter().map(|answer| answer.map(|(value, _)| number(&value) == Some(1))).collect()
+        })
+    }
+
     fn publish<'a>(
         &'a self,
         notice: &'a str,

@@ -253,11 +253,46 @@ fn a_leader_that_dies_costs_its_lease_at_most() {
     let short = Config { lease: Some(Duration::from_millis(300)), ..config() };
     let [a, b] = [0, 1].map(|_| Machine::in_memory(&memory, short.clone()));
     let Lead::Ours(lease) = a.tier.lead(&asked(&[key(1)])).remove(0) else { panic!("nobody else leads") };
+    // Dead: nothing of it runs any more.
     std::mem::forget(lease);
+    drop(a);
     let Lead::Theirs(follow) = b.tier.lead(&asked(&[key(1)])).remove(0) else { panic!("the other leads") };
     let (sender, receiver) = mpsc::channel();
     b.tier.follow(follow, &asked(&[]), Box::new(move |record| sender.send(record).unwrap()));
     assert_eq!(receiver.recv_timeout(SOON).unwrap(), None);
+}
+
+/// A model slower than the lease: whoever computes keeps it for as long as it takes.
+#[test]
+fn a_lease_lasts_for_as_long_as_its_text_is_computed() {
+    let memory = Memory::default();
+    let lease = Duration::from_millis(300);
+    let short = Config { lease: Some(lease), ..config() };
+    let [a, b, c] = [0, 1, 2].map(|_| Machine::in_memory(&memory, short.clone()));
+    let Lead::Ours(ours) = a.tier.lead(&asked(&[key(1)])).remove(0) else { panic!("nobody else leads") };
+    let Lead::Theirs(follow) = b.tier.lead(&asked(&[key(1)])).remove(0) else { panic!("the other leads") };
+    let (sender, receiver) = mpsc::channel();
+    b.tier.follow(follow, &asked(&[]), Box::new(move |record| sender.send(record).unwrap()));
+    assert!(receiver.recv_timeout(lease * 4).is_err(), "it is let go while the other computes");
+    assert!(matches!(c.tier.lead(&asked(&[key(1)]))[..], [Lead::Theirs(_)]));
+    assert!(a.tier.figures().leases_renewed >= 4, "{:?}", a.tier.figures());
+    a.tier.store(key(1), record(&[]), 0, Some(ours));
+    assert_eq!(receiver.recv_timeout(SOON).unwrap(), Some(record(&[])));
+    assert_eq!(b.tier.figures().leases_expired, 0);
+}
+
+/// A leader that hangs for ever is not waited for for ever.
+#[test]
+fn a_lease_is_renewed_ten_times_its_length_at_most() {
+    let memory = Memory::default();
+    let short = Config { lease: Some(Duration::from_millis(60)), ..config() };
+    let [a, b] = [0, 1].map(|_| Machine::in_memory(&memory, short.clone()));
+    let Lead::Ours(_hung) = a.tier.lead(&asked(&[key(1)])).remove(0) else { panic!("nobody else leads") };
+    let Lead::Theirs(follow) = b.tier.lead(&asked(&[key(1)])).remove(0) else { panic!("the other leads") };
+    let (sender, receiver) = mpsc::channel();
+    b.tier.follow(follow, &asked(&[]), Box::new(move |record| sender.send(record).unwrap()));
+    assert_eq!(receiver.recv_timeout(SOON).unwrap(), None);
+    assert!(a.tier.figures().leases_renewed > 10);
 }
 
 #[test]

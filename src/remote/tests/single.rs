@@ -130,3 +130,34 @@ fn a_server_that_comes_back_empty_is_used_again() {
     machine.put(key(1), &["x"]);
     assert!(machine.get(&key(1)).is_some());
 }
+
+/// As on a machine that is killed: its leases end by themselves; one that lives keeps its own, and takes nobody else's.
+#[test]
+fn a_lease_is_renewed_on_a_server_until_its_holder_is_gone() {
+    if !available() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let lease = Duration::from_millis(600);
+    let short = Config { lease: Some(lease), ..config() };
+    let [a, b] = [0, 1].map(|_| Machine::at(&server.url(), short.clone()));
+    let Lead::Ours(ours) = a.tier.lead(&asked(&[key(1)])).remove(0) else { panic!("nobody else leads") };
+    until("it is renewed thrice", SOON, || a.tier.figures().leases_renewed >= 3);
+    assert!(matches!(b.tier.lead(&asked(&[key(1)]))[..], [Lead::Theirs(_)]));
+    // Somebody else has it by now: it is left alone.
+    let name = [b"vecmemo:".as_slice(), key(1).as_bytes(), b":l"].concat();
+    let mut connection = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    redis::cmd("SET").arg(&name).arg("7").exec(&mut connection).unwrap();
+    let renewed = a.tier.figures().leases_renewed;
+    thread::sleep(lease);
+    assert!(a.tier.figures().leases_renewed <= renewed + 1);
+    assert_eq!(redis::cmd("PTTL").arg(&name).query::<i64>(&mut connection).unwrap(), -1);
+    std::mem::forget(ours);
+
+    let Lead::Ours(dead) = a.tier.lead(&asked(&[key(2)])).remove(0) else { panic!("nobody else leads") };
+    std::mem::forget(dead);
+    drop(a);
+    let begun = Instant::now();
+    until("its end", SOON, || matches!(b.tier.lead(&asked(&[key(2)]))[..], [Lead::Ours(_)]));
+    assert!(begun.elapsed() < lease * 2, "{:?}", begun.elapsed());
+}
