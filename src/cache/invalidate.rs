@@ -51,7 +51,7 @@ pub enum InvalidationMode {
 /// What an invalidation came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Invalidated {
-    /// Entries that were chosen. Of very many with a tag this is an upper bound: some may have been gone already.
+    /// Entries that were chosen. Of very many with a tag this is an upper bound: some may have been gone already, or have several of the tags.
     pub matched: usize,
     /// Entries that were removed: none when they are only marked or counted. None of them is served any more; very many are erased
     /// behind.
@@ -99,9 +99,29 @@ pub(super) fn invalidate(
     if wanted.is_empty() {
         return Err(Error::EmptySelector);
     }
-    if let Some(condemned) = condemn_many(shared, wanted)? {
+    // How many of a tag's entries are older than that is not known until each was looked at, and the answer is to say it.
+    if wanted.older_than.is_none()
+        && let Some(condemned) = condemn_many(shared, wanted)?
+    {
         return Ok(condemned);
     }
+    each(shared, wanted, keys_of_texts)
+}
+
+/// The same for what was invalidated elsewhere: the shared tier serves nothing until this returns, and nobody is told how many there were.
+/// `matched` may count what was written since.
+pub(super) fn invalidate_heard(shared: &Shared, wanted: &Invalidation) -> Result<Invalidated, Error> {
+    if wanted.is_empty() {
+        return Err(Error::EmptySelector);
+    }
+    match condemn_many(shared, wanted)? {
+        Some(condemned) => Ok(condemned),
+        None => each(shared, wanted, None),
+    }
+}
+
+/// One entry after the other.
+fn each(shared: &Shared, wanted: &Invalidation, keys_of_texts: Option<&[Key]>) -> Result<Invalidated, Error> {
     let chosen = choose(shared, wanted, keys_of_texts)?;
     let mut invalidated = Invalidated { matched: chosen.len(), ..Invalidated::default() };
     if wanted.dry_run {
@@ -120,35 +140,41 @@ pub(super) fn invalidate(
     Ok(invalidated)
 }
 
-/// Of many entries that go by their tags alone: they are not served from now on, and erased behind.
+/// Of many entries that go by their tags and their age alone: they are not served from now on, and erased behind.
 fn condemn_many(shared: &Shared, wanted: &Invalidation) -> Result<Option<Invalidated>, Error> {
-    let Invalidation { keys, texts, tags: Some(tags), tag_glob, namespace, older_than, .. } = wanted else {
-        return Ok(None);
-    };
-    let narrows =
-        keys.is_some() || texts.is_some() || tag_glob.is_some() || namespace.is_some() || older_than.is_some();
-    if narrows || wanted.dry_run || wanted.mode == InvalidationMode::Soft {
+    let Invalidation { keys, texts, tags, tag_glob, namespace, older_than: _, all: _, mode, dry_run } = wanted;
+    if keys.is_some() || texts.is_some() || namespace.is_some() || *dry_run || *mode == InvalidationMode::Soft {
         return Ok(None);
     }
     let mut matched = 0;
-    for tag in tags {
-        matched += shared.store.count_tagged(tag)? as usize;
+    match (tags, tag_glob) {
+        (Some(tags), None) => {
+            for tag in tags {
+                matched += shared.store.count_tagged(tag)? as usize;
+            }
+        }
+        (None, Some(glob)) => matched = shared.store.count_tagged_like(glob)? as usize,
+        // Both narrow.
+        _ => return Ok(None),
     }
     if matched < CONDEMNED_MIN {
         return Ok(None);
     }
-    shared.store.condemn(tags)?;
+    let before = created_before(wanted, shared.now());
+    shared.store.condemn(tags.as_deref().unwrap_or_default(), tag_glob.as_ref(), before)?;
     Ok(Some(Invalidated { matched, removed: matched, ..Invalidated::default() }))
+}
+
+/// The second before which entries are meant, if any is said.
+fn created_before(wanted: &Invalidation, now: u32) -> Option<u32> {
+    wanted.older_than.map(|age| now.saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
 }
 
 /// The keys of all entries that meet everything that is given, each once.
 fn choose(shared: &Shared, wanted: &Invalidation, keys_of_texts: Option<&[Key]>) -> Result<Vec<Key>, Error> {
-    let Invalidation { keys, tags, tag_glob, namespace, older_than, .. } = wanted;
+    let Invalidation { keys, tags, tag_glob, namespace, .. } = wanted;
     let now = shared.now();
-    let created_before = older_than.map(|age| {
-        let seconds = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-        now.saturating_sub(seconds)
-    });
+    let created_before = created_before(wanted, now);
 
     // The narrowest first: what the store has an index for. What is a scan is then a check of what was found.
     let mut indexed: Vec<Vec<Key>> = Vec::new();

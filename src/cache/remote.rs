@@ -132,7 +132,7 @@ impl Listener for Ear {
                     continue;
                 }
                 let wanted = invalidation(notice, *published, now);
-                match invalidate::invalidate(&shared, &wanted, None) {
+                match invalidate::invalidate_heard(&shared, &wanted) {
                     Ok(invalidated) => tracing::info!(
                         matched = invalidated.matched,
                         removed = invalidated.removed,

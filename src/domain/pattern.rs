@@ -1,5 +1,6 @@
 //! A pattern over names: tags, namespaces.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use wildmatch::WildMatch;
 
 /// `*` stands for any characters, also none; `?` for exactly one; everything else for itself.
@@ -32,6 +33,18 @@ impl Pattern {
     #[must_use]
     pub fn literal_prefix(&self) -> &str {
         self.text.split(['*', '?']).next().unwrap_or_default()
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.text.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self::new(&text))
     }
 }
 

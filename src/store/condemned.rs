@@ -19,15 +19,33 @@ use super::core::Core;
 use super::error::StoreError;
 use super::record::Record;
 use super::side::{Side, failed};
+use crate::domain::Pattern;
 
 /// Entries erased at a time: writes get their turn in between.
 const ERASED_AT_ONCE: usize = 4096;
 
-/// What is condemned: entries with one of the tags, written up to a sequence number.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What is condemned: entries with one of the tags or one that matches, written up to a sequence number, and before a moment if one is
+/// given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sentence {
     pub(super) tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pattern: Option<Pattern>,
     pub(super) until: u64,
+    /// In Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) before: Option<u32>,
+}
+
+impl Sentence {
+    /// Whether it means what was written then.
+    fn reaches(&self, record: &Record) -> bool {
+        record.sequence() <= self.until && self.before.is_none_or(|time| record.created < time)
+    }
+
+    fn names(&self, tag: &String) -> bool {
+        self.tags.contains(tag) || self.pattern.as_ref().is_some_and(|pattern| pattern.matches(tag))
+    }
 }
 
 /// What is condemned in one space.
@@ -70,12 +88,12 @@ impl Condemned {
     #[cold]
     fn judges(&self, record: &Record) -> bool {
         let sentences = self.sentences.read().unwrap_or_else(PoisonError::into_inner);
-        let mut later = sentences.iter().filter(|(_, sentence)| record.sequence() <= sentence.until).peekable();
-        if later.peek().is_none() {
+        let mut reaching = sentences.iter().filter(|(_, sentence)| sentence.reaches(record)).peekable();
+        if reaching.peek().is_none() {
             return false;
         }
         let Some(Ok(tags)) = self.side.get().map(|side| side.tags(&record.key)) else { return true };
-        later.any(|(_, sentence)| sentence.tags.iter().any(|tag| tags.contains(tag)))
+        reaching.any(|(_, sentence)| tags.iter().any(|tag| sentence.names(tag)))
     }
 }
 
@@ -96,11 +114,18 @@ impl Sweeper {
         sweeper
     }
 
-    /// Condemns all entries there are with one of the tags. When this returns none of them is served, now or after a restart.
-    pub(super) fn condemn(&self, tags: &[String]) -> Result<(), StoreError> {
+    /// Condemns all entries there are with one of the tags or one that matches, of those written before a moment if one is given. When this
+    /// returns none of them is served, now or after a restart.
+    pub(super) fn condemn(
+        &self,
+        tags: &[String],
+        pattern: Option<&Pattern>,
+        before: Option<u32>,
+    ) -> Result<(), StoreError> {
         let mut thread = self.lock();
         let Core { space, side, .. } = &*self.core;
-        let sentence = Sentence { tags: tags.to_vec(), until: self.core.figures().last_sequence };
+        let until = self.core.figures().last_sequence;
+        let sentence = Sentence { tags: tags.to_vec(), pattern: pattern.cloned(), until, before };
         let number = side.add_sentence(&sentence)?;
         space.condemned.change(|all| all.push((number, sentence)));
         self.wake(&mut thread);
@@ -175,13 +200,15 @@ impl Drop for Sweeper {
 
 /// Erases what a sentence means. `false`: it was told to stop before the end.
 fn sweep(core: &Core, sentence: &Sentence, stop: &AtomicBool) -> Result<bool, StoreError> {
-    for tag in &sentence.tags {
-        let tagged = core.side.keys_with_tag(tag).map_err(failed("read tags", &core.side.path))?;
+    let by_tag = sentence.tags.iter().map(|tag| core.side.keys_with_tag(tag));
+    let by_pattern = sentence.pattern.iter().map(|pattern| core.side.keys_with_tag_like(pattern));
+    for tagged in by_tag.chain(by_pattern) {
+        let tagged = tagged.map_err(failed("read tags", &core.side.path))?;
         for keys in tagged.chunks(ERASED_AT_ONCE) {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            core.remove_where(keys, |record| record.sequence() <= sentence.until)?;
+            core.remove_where(keys, |record| sentence.reaches(record))?;
         }
     }
     Ok(true)

@@ -92,7 +92,7 @@ use self::space::Space;
 use self::sync::{IntervalSync, Syncer};
 use self::upkeep::Upkeeper;
 use self::writer::Writer;
-use crate::domain::{Key, ModelVersion, Namespace, TokenKey};
+use crate::domain::{Key, ModelVersion, Namespace, Pattern, TokenKey};
 
 /// One model's embeddings in a folder. Shared by reference between threads; reads wait for nobody.
 pub struct Store {
@@ -327,13 +327,14 @@ impl Store {
         self.core.remove_many(keys)
     }
 
-    /// Ends all entries there are with one of the tags: when this returns none of them is served, now or after a restart. They are
-    /// erased behind, which takes seconds a million; until then they take room, and a look at the files from outside finds them.
+    /// Ends all entries there are with one of the tags, or one that matches the pattern, of those written before `before` (Unix seconds) if
+    /// it is given: when this returns none of them is served, now or after a restart. They are erased behind, which takes seconds a
+    /// million; until then they take room, and a look at the files from outside finds them.
     ///
     /// # Errors
     /// When that cannot be written down; then nothing has changed.
-    pub fn condemn(&self, tags: &[String]) -> Result<(), StoreError> {
-        self.sweeper.condemn(tags)
+    pub fn condemn(&self, tags: &[String], pattern: Option<&Pattern>, before: Option<u32>) -> Result<(), StoreError> {
+        self.sweeper.condemn(tags, pattern, before)
     }
 
     /// How many entries have a tag, at most: some of those that are counted may be gone. Takes no longer for many.
@@ -342,6 +343,15 @@ impl Store {
     /// When the side store cannot be read.
     pub fn count_tagged(&self, tag: &str) -> Result<u64, StoreError> {
         self.core.side.count_with_tag(tag).map_err(side::failed("read tags", &self.core.side.path))
+    }
+
+    /// The same for all tags that match, each counted by itself: an entry with two of them counts twice. Takes longer for many tags, not
+    /// for many entries.
+    ///
+    /// # Errors
+    /// When the side store cannot be read.
+    pub fn count_tagged_like(&self, pattern: &Pattern) -> Result<u64, StoreError> {
+        self.core.side.count_with_tag_like(pattern).map_err(side::failed("read tags", &self.core.side.path))
     }
 
     /// Erases all entries. Answers how many there were.

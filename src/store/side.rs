@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use redb::{
-    Builder, Database, MultimapTableDefinition, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Builder, Database, MultimapTableDefinition, MultimapValue, ReadableDatabase, ReadableTable, TableDefinition,
+    WriteTransaction,
 };
 
 use super::condemned::Sentence;
@@ -445,8 +446,33 @@ impl Side {
 
     /// The keys that a tag which matches was given to, in no order, each once.
     pub(super) fn keys_with_tag_like(&self, pattern: &Pattern) -> Result<Vec<Key>, redb::Error> {
-        let prefix = pattern.literal_prefix();
         let mut found = HashSet::new();
+        self.with_tags_like(pattern, |keys| {
+            for key in keys {
+                found.insert(Key::from_bytes(*key?.value()));
+            }
+            Ok(())
+        })?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// How many keys the tags that match were given to, each tag by itself. Some of their entries may be gone.
+    pub(super) fn count_with_tag_like(&self, pattern: &Pattern) -> Result<u64, redb::Error> {
+        let mut count = 0;
+        self.with_tags_like(pattern, |keys| {
+            count += keys.len();
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// Shows the keys of each tag that matches.
+    fn with_tags_like(
+        &self,
+        pattern: &Pattern,
+        mut show: impl FnMut(MultimapValue<'_, Bytes32>) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let prefix = pattern.literal_prefix();
         self.with(|database| {
             let table = database.begin_read()?.open_multimap_table(self.names.tagged())?;
             for item in table.range(prefix..)? {
@@ -455,14 +481,11 @@ impl Side {
                     break;
                 }
                 if pattern.matches(tag.value()) {
-                    for key in keys {
-                        found.insert(Key::from_bytes(*key?.value()));
-                    }
+                    show(keys)?;
                 }
             }
             Ok(())
-        })?;
-        Ok(found.into_iter().collect())
+        })
     }
 
     /// Takes away what keys had.

@@ -59,7 +59,7 @@ fn what_is_condemned_or_expired_does_not_count() {
         .put_many(&[NewEntry { expires: Some(NOW + 5), ..NewEntry::new(key(200), &unit, 1.0, &namespace) }], NOW)
         .unwrap();
     assert_eq!(store.census(NOW).namespaces, [share("", 101)]);
-    store.condemn(&["old".to_owned()]).unwrap();
+    store.condemn(&["old".to_owned()], None, None).unwrap();
     let census = store.census(NOW + 5);
     assert_eq!((&census.namespaces[..], &census.tags[..]), (&[share("", 70)][..], &[share("new", 70)][..]));
 }

@@ -35,7 +35,7 @@ fn what_is_condemned_is_gone_at_once_and_erased_behind() {
     let store = open(folder.path(), u64::from(ENTRIES) + 8);
     put_tagged(&store);
     assert_eq!(store.count_tagged("even").unwrap(), u64::from(ENTRIES / 2));
-    store.condemn(&["even".to_owned()]).unwrap();
+    store.condemn(&["even".to_owned()], None, None).unwrap();
     let odd: Vec<u32> = (0..ENTRIES).filter(|number| !number.is_multiple_of(2)).collect();
     assert_eq!(there(&store), odd);
     // Nobody brings them back but by putting them again.
@@ -48,7 +48,7 @@ fn what_is_condemned_is_gone_at_once_and_erased_behind() {
     until("the even ones are erased", || store.info().entries == u64::from(ENTRIES / 2 + 1));
     assert!(is_there(&store, 4));
     until("the sentence is forgotten", || store.core.side.sentences().unwrap().is_empty());
-    store.condemn(&["ten".to_owned(), "none".to_owned()]).unwrap();
+    store.condemn(&["ten".to_owned(), "none".to_owned()], None, None).unwrap();
     assert_eq!(there(&store).len() as u32, ENTRIES / 2 + 1);
     drop(store);
     let store = open(folder.path(), u64::from(ENTRIES) + 8);
@@ -65,7 +65,9 @@ fn what_the_last_run_had_not_erased_is_not_served_by_the_next() {
     let files: Arc<dyn Files> = Arc::new(System);
     let (file, _) = SideFile::open(&files, folder.path()).unwrap();
     let (side, _) = Side::open(&file, &file::short_name(&model)).unwrap();
-    side.add_sentence(&Sentence { tags: vec!["ten".to_owned()], until: until_now }).unwrap();
+    // In the words of a version that knew neither patterns nor moments.
+    let sentence = serde_json::from_str(&format!(r#"{{"tags":["ten"],"until":{until_now}}}"#)).unwrap();
+    side.add_sentence(&sentence).unwrap();
     drop((side, file));
 
     let store = open(folder.path(), u64::from(ENTRIES) + 8);
@@ -74,4 +76,47 @@ fn what_the_last_run_had_not_erased_is_not_served_by_the_next() {
     drop(store);
     let store = open(folder.path(), u64::from(ENTRIES) + 8);
     assert_eq!(there(&store).len() as u32, ENTRIES - ENTRIES / 10);
+}
+
+/// What another machine has condemned is a tag up to a moment: what was written since stays, whatever its number.
+#[test]
+fn what_is_condemned_up_to_a_moment_spares_what_was_written_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    put_tagged(&store);
+    let (namespace, unit) = (Namespace::default(), row(ENTRIES, 0));
+    let tags = ["even".to_owned()];
+    let later = NewEntry { tags: &tags, ..NewEntry::new(key(ENTRIES), &unit, 1.0, &namespace) };
+    store.put_many(&[later], NOW + 1).unwrap();
+    store.condemn(&["even".to_owned()], None, Some(NOW)).unwrap();
+    assert!(is_there(&store, 0), "nothing is as old as that");
+    store.condemn(&["even".to_owned()], None, Some(NOW + 1)).unwrap();
+    assert!(!is_there(&store, 0) && is_there(&store, 1) && is_there(&store, ENTRIES));
+    until("the even ones are erased", || store.info().entries == u64::from(ENTRIES / 2 + 1));
+    assert!(is_there(&store, ENTRIES));
+}
+
+#[test]
+fn what_is_condemned_by_a_pattern_is_gone_whichever_of_its_tags_matches() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    put_tagged(&store);
+    let pattern = Pattern::new("t*n");
+    assert_eq!(store.count_tagged_like(&pattern).unwrap(), u64::from(ENTRIES / 10));
+    assert_eq!(store.count_tagged_like(&Pattern::new("*e*")).unwrap(), u64::from(ENTRIES / 2 + ENTRIES / 10));
+    store.condemn(&[], Some(&pattern), None).unwrap();
+    assert!(!is_there(&store, 10) && is_there(&store, 12) && is_there(&store, 11));
+    until("every tenth is erased", || store.info().entries == u64::from(ENTRIES - ENTRIES / 10));
+    drop(store);
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    assert_eq!(there(&store).len() as u32, ENTRIES - ENTRIES / 10);
+}
+
+/// A sentence is kept as it was meant, for the next run.
+#[test]
+fn a_sentence_with_pattern_and_moment_reads_back() {
+    let sentence = Sentence { tags: vec![], pattern: Some(Pattern::new("a*")), until: 7, before: Some(9) };
+    let text = serde_json::to_string(&sentence).unwrap();
+    assert_eq!(text, r#"{"tags":[],"pattern":"a*","until":7,"before":9}"#);
+    assert_eq!(serde_json::from_str::<Sentence>(&text).unwrap(), sentence);
 }
