@@ -311,7 +311,7 @@ impl Collector for TierCollector {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let counters: [(&str, &str, u64); 19] = [
+        let counters: [(&str, &str, u64); 21] = [
             ("remote_hits", "Keys found in the shared tier", figures.hits),
             ("remote_misses", "Keys looked for in the shared tier and not found, or not in time", figures.misses),
             ("remote_stores", "Records written to the shared tier", figures.stores),
@@ -319,6 +319,12 @@ impl Collector for TierCollector {
             ("remote_refused", "Records that the shared tier's servers had no memory for", figures.refused),
             ("remote_outdated", "Records of the shared tier that had expired or were invalidated", figures.outdated),
             ("remote_skipped", "Looks that were not made because the shared tier was away", figures.skipped),
+            (
+                "remote_hedged",
+                "Questions to the shared tier asked a second time, for the answer was late",
+                figures.hedged,
+            ),
+            ("remote_hedge_won", "Of those the ones whose second asking was answered first", figures.hedge_won),
             ("remote_timeouts", "Operations of the shared tier that had no answer in time", figures.timeouts),
             ("remote_errors", "Operations of the shared tier that failed otherwise", figures.errors),
             ("remote_leases_ours", "Texts computed while other machines waited for them", figures.leases_ours),

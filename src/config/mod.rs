@@ -155,6 +155,7 @@ pub fn defaults() -> Typed {
             url: None,
             deadline_ms: Some(tier.deadline.as_millis() as u64),
             lease_ms: tier.lease.map(|lease| lease.as_millis() as u64),
+            hedge_ms: Some(tier.hedge.map_or(0, |hedge| hedge.as_millis() as u64)),
             ttl_max_seconds: Some(tier.ttl_max.as_secs()),
             queue_bytes_max: Some(tier.queue_bytes_max),
             prefix: Some(tier.prefix),
@@ -377,7 +378,8 @@ fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
 
 /// The shared tier's settings, if it has an address.
 fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, ConfigError> {
-    let TypedRemote { url, deadline_ms, lease_ms, ttl_max_seconds, queue_bytes_max, prefix, .. } = &typed.remote;
+    let TypedRemote { url, deadline_ms, lease_ms, hedge_ms, ttl_max_seconds, queue_bytes_max, prefix, .. } =
+        &typed.remote;
     let Some(url) = url.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
     let url: remote::Url =
         url.parse().map_err(|error: remote::UrlError| ConfigError::Remote { problem: error.to_string() })?;
@@ -388,16 +390,19 @@ fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, Config
     };
     let ttl_max = at_least_one("remote.ttl_max_seconds", *ttl_max_seconds, usual.ttl_max.as_secs())?;
     let lease = lease_ms.map_or(usual.lease, |ms| (ms > 0).then(|| Duration::from_millis(ms)));
+    let deadline_ms = at_least_one("remote.deadline_ms", *deadline_ms, usual.deadline.as_millis() as u64)?;
+    let hedge = hedge_ms.map_or(usual.hedge, |ms| (ms > 0).then(|| Duration::from_millis(ms)));
+    if hedge.is_some_and(|hedge| hedge >= Duration::from_millis(deadline_ms)) {
+        let reason = "less than deadline_ms, after which nobody waits for the second answer either; 0 for never";
+        return Err(not("remote.hedge_ms", hedge_ms.unwrap_or_default(), reason));
+    }
     let config = remote::Config {
-        deadline: Duration::from_millis(at_least_one(
-            "remote.deadline_ms",
-            *deadline_ms,
-            usual.deadline.as_millis() as u64,
-        )?),
+        deadline: Duration::from_millis(deadline_ms),
         queue_bytes_max: queue_bytes_max.unwrap_or(usual.queue_bytes_max),
         ttl_max: Duration::from_secs(ttl_max),
         prefix: prefix.clone().unwrap_or(usual.prefix),
         lease,
+        hedge,
         state_file: typed.data_dir.as_ref().map(|folder| folder.join("remote.json")),
     };
     Ok(Some((url, config)))

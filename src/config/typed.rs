@@ -444,6 +444,19 @@ pub struct TypedRemote {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_ms: Option<u64>,
 
+    /// Milliseconds without an answer after which a look into the shared tier is asked for once more, of a replica or over another
+    /// connection; at most one look in ten. 0: never
+    #[arg(
+        id = "remote.hedge_ms",
+        long = "remote-hedge-ms",
+        env = "VECMEMO_REMOTE_HEDGE_MS",
+        value_name = "MS",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge_ms: Option<u64>,
+
     /// Seconds that the shared tier keeps a record at most
     #[arg(
         id = "remote.ttl_max_seconds",

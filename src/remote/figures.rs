@@ -27,6 +27,10 @@ pub struct Figures {
     pub outdated: u64,
     /// Fetches that were answered "nothing" at once, for the tier was away or had notices not read yet.
     pub skipped: u64,
+    /// Questions of fetches that were asked a second time, for the answer was late.
+    pub hedged: u64,
+    /// Those among them whose second asking was answered first.
+    pub hedge_won: u64,
     /// Operations that were not answered in time.
     pub timeouts: u64,
     /// Operations that failed otherwise.

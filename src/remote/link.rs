@@ -163,6 +163,11 @@ pub(super) trait Link: Send + Sync {
     /// Asks every server what it is.
     fn survey(&self, deadline: Instant) -> Answer<'_, Survey>;
 
+    /// How many questions were asked twice, and how many of the second ones were answered first.
+    fn hedged(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
     /// The servers, for what only they have.
     fn servers(self: Arc<Self>) -> Option<Arc<Servers>> {
         None

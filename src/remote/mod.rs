@@ -28,6 +28,7 @@ mod breaker;
 mod core;
 mod figures;
 mod follow;
+mod hedge;
 mod leases;
 mod link;
 mod log;
@@ -97,6 +98,9 @@ pub struct Config {
     /// How long others wait for a node that has said it computes a text, and does not say so again: it does three times in that
     /// time. `None` for no leases.
     pub lease: Option<Duration>,
+    /// After how long without an answer a fetch is asked for once more, over another connection or of a replica; `None` for never. One in
+    /// ten is at most.
+    pub hedge: Option<Duration>,
     /// Where this node keeps how far it has read the log, and what it could not send.
     pub state_file: Option<PathBuf>,
 }
@@ -109,6 +113,7 @@ impl Default for Config {
             ttl_max: Duration::from_secs(30 * 24 * 60 * 60),
             prefix: "vecmemo".to_owned(),
             lease: Some(Duration::from_secs(3)),
+            hedge: None,
             state_file: None,
         }
     }
@@ -202,7 +207,8 @@ impl Tier {
     /// When the configuration cannot be used, the state file cannot be read, or the thread cannot be started.
     pub fn start(url: &Url, config: Config) -> Result<Self, StartError> {
         let names = Names::new(&config.prefix);
-        Self::begin(config, |bells| Servers::start(url, names, bells.clone()))
+        let hedge = config.hedge;
+        Self::begin(config, |bells| Servers::start(url, names, hedge, bells.clone()))
     }
 
     /// A tier in memory, which other nodes of the same process share. For tests.
@@ -484,7 +490,10 @@ impl Tier {
             let notices = core.notices();
             (notices.len(), notices.pending_len())
         };
+        let (hedged, hedge_won) = core.link.hedged();
         Figures {
+            hedged,
+            hedge_won,
             ready: applied.generation != 0,
             epoch: applied.epoch,
             notices,

@@ -46,9 +46,19 @@ pub(super) struct Bells {
     pub(super) change: Arc<Notify>,
 }
 
+/// How a server is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Manner {
+    /// It is a replica of a cluster's, and read.
+    pub(super) is_replica: bool,
+    /// There is a second connection, for what is asked twice.
+    pub(super) has_spare: bool,
+}
+
 pub(super) struct Node {
     url: Arc<Url>,
     origin: Origin,
+    manner: Manner,
     channel: Arc<str>,
     bells: Bells,
     wake: Arc<Notify>,
@@ -58,6 +68,7 @@ pub(super) struct Node {
 struct State {
     breaker: Breaker,
     wire: Option<Wire>,
+    spare: Option<Spare>,
     address: Option<Address>,
     error: Option<String>,
 }
@@ -66,19 +77,28 @@ struct State {
 struct Wire {
     connection: MultiplexedConnection,
     number: u64,
+    /// Which process the server is, if that is known.
+    run: Option<String>,
+}
+
+/// A second connection to the process that the first is to.
+struct Spare {
+    connection: MultiplexedConnection,
+    /// The first one's number.
+    of: u64,
 }
 
 impl Node {
     /// A server that is being connected to. Has to be called where tasks can be spawned.
-    pub(super) fn start(url: Arc<Url>, origin: Origin, channel: Arc<str>, bells: Bells) -> Arc<Self> {
+    pub(super) fn start(url: Arc<Url>, origin: Origin, manner: Manner, channel: Arc<str>, bells: Bells) -> Arc<Self> {
         let address = match &origin {
             Origin::At(address) => Some(address.clone()),
             Origin::Watched { .. } => None,
         };
         let wake = Arc::new(Notify::new());
         let breaker = Breaker::new(Instant::now());
-        let state = Mutex::new(State { breaker, wire: None, address, error: None });
-        let node = Arc::new(Self { url, origin, channel, bells, wake: Arc::clone(&wake), state });
+        let state = Mutex::new(State { breaker, wire: None, spare: None, address, error: None });
+        let node = Arc::new(Self { url, origin, manner, channel, bells, wake: Arc::clone(&wake), state });
         tokio::spawn(tend(Arc::downgrade(&node), wake));
         node
     }
@@ -141,6 +161,67 @@ impl Node {
         Err(fault)
     }
 
+    /// Whether there is a second connection beside the one that is used.
+    pub(super) fn has_spare(&self) -> bool {
+        let state = self.state();
+        let number = state.wire.as_ref().map(|wire| wire.number);
+        state.breaker.state() == BreakerState::Closed && state.spare.as_ref().map(|spare| spare.of) == number
+    }
+
+    /// As [`call`](Self::call), over the second connection; the number is the first one's. What goes wrong counts against nobody.
+    pub(super) async fn call_spare(&self, commands: &Pipeline, deadline: Instant) -> Result<(Vec<Value>, u64), Fault> {
+        let (mut connection, number) = {
+            let state = self.state();
+            match (&state.wire, &state.spare) {
+                (Some(wire), Some(spare))
+                    if spare.of == wire.number && state.breaker.state() == BreakerState::Closed =>
+                {
+                    (spare.connection.clone(), wire.number)
+                }
+                _ => return Err(Fault::Away),
+            }
+        };
+        let sent = connection.send_packed_commands(commands, 0, commands.len());
+        let fault = match timeout_at(deadline.into(), sent).await {
+            Ok(Ok(values)) if values.len() == commands.len() => match values.iter().find_map(unusable) {
+                None => return Ok((values, number)),
+                Some(fault) => return Err(fault),
+            },
+            Ok(Ok(_)) => Fault::Garbled,
+            Ok(Err(error)) => fault(&error),
+            Err(_) => return Err(Fault::Timeout),
+        };
+        self.state().spare = None;
+        self.wake.notify_one();
+        Err(fault)
+    }
+
+    /// Makes the second connection if it is wanted and not there. Answers with when to come again; `None` if there is nothing to do until woken.
+    async fn keep_spare(&self) -> Option<Instant> {
+        if !self.manner.has_spare || self.has_spare() {
+            return None;
+        }
+        let (wire, address) = {
+            let state = self.state();
+            (state.wire.clone()?, state.address.clone()?)
+        };
+        let run = wire.run.as_deref()?;
+        let opened = timeout_at((Instant::now() + CONNECT / 4).into(), async {
+            let config = AsyncConnectionConfig::new();
+            let mut connection = connect(&self.url, &address, &self.url.login, self.url.database, config).await.ok()?;
+            let info = connection.send_packed_command(redis::cmd("INFO").arg("server")).await.ok()?;
+            // Another one: the first connection is to one that is going, or they are behind one address.
+            (run_of(&info).as_deref() == Some(run)).then_some(connection)
+        });
+        match opened.await.ok().flatten() {
+            Some(connection) => {
+                self.state().spare = Some(Spare { connection, of: wire.number });
+                None
+            }
+            None => Some(Instant::now() + CONNECT),
+        }
+    }
+
     /// Gives the connection up, for the server is not what it should be.
     pub(super) fn give_up(&self, generation: u64, fault: &Fault) {
         self.end(generation, |breaker, now| breaker.lost(now, chance()), fault);
@@ -160,7 +241,7 @@ impl Node {
         }
         state.error = Some(fault.to_string());
         if tell(&mut state.breaker, Instant::now()) {
-            state.wire = None;
+            (state.wire, state.spare) = (None, None);
             drop(state);
             self.wake.notify_one();
             self.bells.change.notify_one();
@@ -222,7 +303,13 @@ impl Node {
         let mut connection = connect(&self.url, &address, &self.url.login, database, config).await?;
         let mut hello = Pipeline::new();
         hello.cmd("ROLE").cmd("CLIENT").arg("SETNAME").arg("vecmemo");
-        let values = connection.send_packed_commands(&hello, 0, 2).await.map_err(|error| fault(&error))?;
+        if self.manner.has_spare {
+            hello.cmd("INFO").arg("server");
+        }
+        if self.manner.is_replica {
+            hello.cmd("READONLY");
+        }
+        let values = connection.send_packed_commands(&hello, 0, hello.len()).await.map_err(|error| fault(&error))?;
         let role = values.first().and_then(list).and_then(<[Value]>::first).and_then(text);
         if let Some(fault) = values.first().and_then(unusable) {
             return Err(fault);
@@ -231,10 +318,13 @@ impl Node {
             return Err(Fault::Lost("the sentinels name a server that is no master".into()));
         }
         // Without it notices are found by asking once a second.
-        if let Err(error) = connection.subscribe(&*self.channel).await {
+        if !self.manner.is_replica
+            && let Err(error) = connection.subscribe(&*self.channel).await
+        {
             tracing::debug!(%error, %address, "no subscription to notices");
         }
-        Ok((Wire { connection, number }, address))
+        let run = values.get(2).filter(|_| self.manner.has_spare).and_then(run_of);
+        Ok((Wire { connection, number, run }, address))
     }
 
     /// Asks the sentinels, one after the other.
@@ -280,7 +370,10 @@ impl Drop for Node {
 /// Keeps a server connected for as long as somebody has it.
 async fn tend(node: Weak<Node>, wake: Arc<Notify>) {
     while let Some(tended) = node.upgrade() {
-        let due = tended.probe().await;
+        let due = match tended.probe().await {
+            Some(due) => Some(due),
+            None => tended.keep_spare().await,
+        };
         drop(tended);
         match due {
             Some(due) => {
@@ -315,6 +408,12 @@ pub(super) async fn connect(
     let client = Client::open(info).map_err(|error| fault(&error))?;
     let config = config.set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
     client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| fault(&error))
+}
+
+/// Which process a server is, by what it answers to `INFO server`.
+fn run_of(info: &Value) -> Option<String> {
+    let run = text(info)?.lines().find_map(|line| line.strip_prefix("run_id:"))?.trim();
+    (!run.is_empty()).then(|| run.to_owned())
 }
 
 /// A failure to talk, as a fault.

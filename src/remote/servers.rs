@@ -15,11 +15,12 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::breaker::BreakerState;
+use super::hedge::Hedge;
 use super::link::{Answer, Fault, Link, Page, Read, Standing, Work};
-use super::node::{self, Bells, Node, Origin, refusal};
+use super::node::{self, Bells, Manner, Node, Origin, refusal};
 use super::notices::{Epoch, Logged};
 use super::scripts;
-use super::slots::{SLOTS, list, masters, number, slot, text};
+use super::slots::{SLOTS, list, masters, number, replicas, slot, text};
 use super::survey::{self, Survey};
 use super::url::{Address, Kind, Url};
 use crate::domain::Key;
@@ -82,12 +83,15 @@ pub(super) struct Servers {
     bells: Bells,
     log_slot: u16,
     redraw: Arc<Notify>,
+    hedge: Option<Hedge>,
     map: RwLock<Arc<Map>>,
 }
 
 /// Who keeps what.
 struct Map {
     nodes: Vec<Arc<Node>>,
+    /// Of each node those that may be read in its place. None where nothing is asked twice.
+    replicas: Vec<Vec<Arc<Node>>>,
     /// The number of a slot's node; `NOBODY` for one that has none. Empty where there is but one node.
     slots: Vec<u16>,
 }
@@ -107,22 +111,37 @@ impl Map {
 struct Op {
     slot: u16,
     command: Cmd,
+    /// Whether it does not matter that who answers is behind.
+    is_of_records: bool,
+}
+
+impl Op {
+    fn new(slot: u16, command: Cmd) -> Self {
+        Self { slot, command, is_of_records: false }
+    }
+
+    fn of_records(slot: u16, command: Cmd) -> Self {
+        Self { slot, command, is_of_records: true }
+    }
 }
 
 impl Servers {
     /// Begins to connect. Has to be called where tasks can be spawned.
-    pub(super) fn start(url: &Url, names: Names, bells: Bells) -> Arc<Self> {
+    pub(super) fn start(url: &Url, names: Names, hedge: Option<Duration>, bells: Bells) -> Arc<Self> {
         let url = Arc::new(url.clone());
-        let start = |origin| Node::start(Arc::clone(&url), origin, Arc::clone(&names.channel), bells.clone());
+        let manner = Manner { is_replica: false, has_spare: hedge.is_some() };
+        let start = |origin| Node::start(Arc::clone(&url), origin, manner, Arc::clone(&names.channel), bells.clone());
         let map = match &url.kind {
-            Kind::Single => {
-                Map { nodes: url.addresses.iter().cloned().map(Origin::At).map(start).collect(), slots: vec![] }
-            }
+            Kind::Single => Map {
+                nodes: url.addresses.iter().cloned().map(Origin::At).map(start).collect(),
+                replicas: vec![],
+                slots: vec![],
+            },
             Kind::Sentinel { master } => {
                 let origin = Origin::Watched { master: master.clone(), sentinels: url.addresses.clone() };
-                Map { nodes: vec![start(origin)], slots: vec![] }
+                Map { nodes: vec![start(origin)], replicas: vec![], slots: vec![] }
             }
-            Kind::Cluster => Map { nodes: vec![], slots: vec![NOBODY; SLOTS.into()] },
+            Kind::Cluster => Map { nodes: vec![], replicas: vec![], slots: vec![NOBODY; SLOTS.into()] },
         };
         let redraw = Arc::new(Notify::new());
         let servers = Arc::new(Self {
@@ -130,6 +149,7 @@ impl Servers {
             names,
             bells,
             redraw: Arc::clone(&redraw),
+            hedge: hedge.map(Hedge::new),
             map: RwLock::new(Arc::new(map)),
             url,
         });
@@ -160,6 +180,11 @@ impl Servers {
     /// Sends each command to whom it belongs, all at once. One answer each, and the connection's number. An error of the
     /// server's is a fault.
     async fn route(&self, ops: &[Op], deadline: Instant) -> Vec<Result<(Value, u64), Fault>> {
+        self.route_by(ops, None, deadline).await
+    }
+
+    /// The same, asking twice whom `hedge` allows to be.
+    async fn route_by(&self, ops: &[Op], hedge: Option<&Hedge>, deadline: Instant) -> Vec<Result<(Value, u64), Fault>> {
         let map = self.map();
         let mut answers: Vec<Result<(Value, u64), Fault>> = vec![Err(Fault::Away); ops.len()];
         let mut shares: Vec<Vec<usize>> = vec![Vec::new(); map.nodes.len()];
@@ -168,8 +193,15 @@ impl Servers {
                 share.push(index);
             }
         }
-        let asked = map.nodes.iter().zip(&shares).filter(|(_, share)| !share.is_empty());
-        let sent = asked.map(|(node, share)| send(node, ops, share, false, deadline));
+        let asked = shares.iter().enumerate().filter(|(_, share)| !share.is_empty());
+        let nodes = &*map;
+        let sent = asked.map(|(index, share)| async move {
+            let (node, share) = (&nodes.nodes[index], &share[..]);
+            let Some(hedge) = hedge else { return send(node, ops, share, false, deadline).await };
+            let is_of_records = share.iter().all(|&op| ops[op].is_of_records);
+            let replicas = nodes.replicas.get(index).filter(|_| is_of_records).map_or(&[][..], Vec::as_slice);
+            (share, hedge.call(node, replicas, share_of(ops, share, false), deadline).await)
+        });
         for (share, result) in join_all(sent).await {
             scatter(share, result, &mut answers);
         }
@@ -217,7 +249,7 @@ impl Servers {
     }
 
     async fn one(&self, slot: u16, command: Cmd, deadline: Instant) -> Result<Value, Fault> {
-        let mut answers = self.route(&[Op { slot, command }], deadline).await;
+        let mut answers = self.route(&[Op::new(slot, command)], deadline).await;
         answers.pop().unwrap_or(Err(Fault::Garbled)).map(|(value, _)| value)
     }
 
@@ -247,7 +279,7 @@ impl Servers {
                 let name = self.names.lease(key);
                 let mut command = cmd("EXISTS");
                 command.arg(&name[..]);
-                ops.push(Op { slot: self.slot_of(&name), command });
+                ops.push(Op::new(self.slot_of(&name), command));
             }
         }
         if self.is_cluster() {
@@ -255,19 +287,19 @@ impl Servers {
                 let name = self.names.record(key);
                 let mut command = cmd("GET");
                 command.arg(&name[..]);
-                ops.push(Op { slot: slot(&name), command });
+                ops.push(Op::of_records(slot(&name), command));
             }
         } else if !keys.is_empty() {
             let mut command = cmd("MGET");
             for key in keys {
                 command.arg(self.names.record(key));
             }
-            ops.push(Op { slot: 0, command });
+            ops.push(Op::of_records(0, command));
         }
         // Last: it is then no older than any record that was read on the same server.
         let mut counter = cmd("GET");
         counter.arg(&self.names.epoch);
-        ops.push(Op { slot: self.log_slot, command: counter });
+        ops.push(Op::new(self.log_slot, counter));
         ops
     }
 
@@ -301,13 +333,21 @@ impl Servers {
 
     fn drawn(&self, old: &Map, value: &Value, asked: &Address) -> bool {
         let Some(masters) = masters(value, asked).filter(|masters| !masters.is_empty()) else { return false };
-        let mut map = Map { nodes: Vec::with_capacity(masters.len()), slots: vec![NOBODY; SLOTS.into()] };
-        for (address, ranges) in masters {
-            let known = old.nodes.iter().find(|node| node.address() == address).cloned();
-            let node = known.unwrap_or_else(|| {
+        let mut map = Map { nodes: vec![], replicas: vec![], slots: vec![NOBODY; SLOTS.into()] };
+        let mut replicas = self.hedge.as_ref().map(|_| replicas(value, asked)).unwrap_or_default();
+        let node_at = |known: &[Arc<Node>], address: Address, manner: Manner| {
+            known.iter().find(|node| node.address() == address).cloned().unwrap_or_else(|| {
                 let channel = Arc::clone(&self.names.channel);
-                Node::start(Arc::clone(&self.url), Origin::At(address), channel, self.bells.clone())
-            });
+                Node::start(Arc::clone(&self.url), Origin::At(address), manner, channel, self.bells.clone())
+            })
+        };
+        let known_replicas = old.replicas.concat();
+        for (address, ranges) in masters {
+            let of_it = replicas.remove(&address).unwrap_or_default().into_iter();
+            let replica = Manner { is_replica: true, has_spare: false };
+            map.replicas.push(of_it.map(|address| node_at(&known_replicas, address, replica)).collect());
+            let master = Manner { is_replica: false, has_spare: self.hedge.is_some() };
+            let node = node_at(&old.nodes, address, master);
             for (first, last) in ranges {
                 map.slots[usize::from(first)..=usize::from(last)].fill(map.nodes.len() as u16);
             }
@@ -336,13 +376,7 @@ async fn watch(servers: Weak<Servers>, redraw: Arc<Notify>) {
     }
 }
 
-async fn send<'a>(
-    node: &Node,
-    ops: &[Op],
-    share: &'a [usize],
-    asking: bool,
-    deadline: Instant,
-) -> (&'a [usize], Result<(Vec<Value>, u64), Fault>) {
+fn share_of(ops: &[Op], share: &[usize], asking: bool) -> Pipeline {
     let mut commands = Pipeline::with_capacity(share.len());
     for &index in share {
         if asking {
@@ -350,6 +384,17 @@ async fn send<'a>(
         }
         commands.add_command(ops[index].command.clone());
     }
+    commands
+}
+
+async fn send<'a>(
+    node: &Node,
+    ops: &[Op],
+    share: &'a [usize],
+    asking: bool,
+    deadline: Instant,
+) -> (&'a [usize], Result<(Vec<Value>, u64), Fault>) {
+    let commands = share_of(ops, share, asking);
     let result = node.call(&commands, deadline).await;
     let result = result.map(|(values, generation)| match asking {
         true => (values.into_iter().skip(1).step_by(2).collect(), generation),
@@ -399,7 +444,9 @@ impl Link for Servers {
     fn read<'a>(&'a self, keys: &'a [Key], leases: bool, deadline: Instant) -> Answer<'a, Read> {
         Box::pin(async move {
             let ops = self.reads(keys, leases);
-            let mut answers = self.route(&ops, deadline).await;
+            // Who looks for leases comes again anyway, and replicas may not know of them.
+            let hedge = self.hedge.as_ref().filter(|_| !leases);
+            let mut answers = self.route_by(&ops, hedge, deadline).await;
             let counter = answers.pop().unwrap_or(Err(Fault::Garbled));
             let leased = match leases {
                 true => answers
@@ -439,7 +486,7 @@ impl Link for Servers {
                 let name = self.names.lease(key);
                 let mut command = cmd("EVAL");
                 command.arg(scripts::RELEASE).arg(1).arg(&name[..]).arg(token);
-                Op { slot: self.slot_of(&name), command }
+                Op::new(self.slot_of(&name), command)
             };
             for work in work {
                 let name = self.names.record(work.key());
@@ -451,12 +498,12 @@ impl Link for Servers {
                         }
                         let mut command = cmd("SET");
                         command.arg(&name[..]).arg(&bytes[..]).arg("PX").arg(*ttl_ms);
-                        Op { slot, command }
+                        Op::new(slot, command)
                     }
                     Work::Remove { .. } => {
                         let mut command = cmd("UNLINK");
                         command.arg(&name[..]);
-                        Op { slot, command }
+                        Op::new(slot, command)
                     }
                     Work::Release { key, token } => release(key, *token),
                 });
@@ -489,7 +536,7 @@ impl Link for Servers {
                     let name = self.names.lease(key);
                     let mut command = cmd("SET");
                     command.arg(&name[..]).arg(token).arg("NX").arg("PX").arg(ttl_ms);
-                    Op { slot: self.slot_of(&name), command }
+                    Op::new(self.slot_of(&name), command)
                 })
                 .collect();
             let answers = self.route(&ops, deadline).await;
@@ -517,7 +564,7 @@ impl Link for Servers {
                     let name = self.names.lease(key);
                     let mut command = cmd("EVAL");
                     command.arg(scripts::RENEW).arg(1).arg(&name[..]).arg(token).arg(ttl_ms);
-                    Op { slot: self.slot_of(&name), command }
+                    Op::new(self.slot_of(&name), command)
                 })
                 .collect();
             let answers = self.route(&ops, deadline).await;
@@ -600,6 +647,10 @@ impl Link for Servers {
 
     fn servers(self: Arc<Self>) -> Option<Arc<Servers>> {
         Some(self)
+    }
+
+    fn hedged(&self) -> (u64, u64) {
+        self.hedge.as_ref().map_or((0, 0), Hedge::counts)
     }
 }
 

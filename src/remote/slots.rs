@@ -3,7 +3,7 @@
 //! A key's slot is the CRC16 of its bytes, or of what stands between its first `{` and the `}` after that, modulo 16,384:
 //! the definition in the Redis cluster specification.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redis::Value;
 
@@ -44,14 +44,31 @@ pub(super) fn masters(value: &Value, asked: &Address) -> Option<BTreeMap<Address
     let mut masters: BTreeMap<Address, Vec<(u16, u16)>> = BTreeMap::new();
     for range in list(value)? {
         let [first, last, master, ..] = list(range)? else { return None };
-        let [host, port, ..] = list(master)? else { return None };
-        let host = text(host).filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host).to_owned();
-        let port = u16::try_from(number(port)?).ok().filter(|&port| port != 0)?;
+        let master = server(master, asked)?;
         let first = u16::try_from(number(first)?).ok()?;
         let last = u16::try_from(number(last)?).ok().filter(|&last| first <= last && last < SLOTS)?;
-        masters.entry(Address { host, port }).or_default().push((first, last));
+        masters.entry(master).or_default().push((first, last));
     }
     Some(masters)
+}
+
+/// The replicas of each master in the answer to `CLUSTER SLOTS`. What is not understood is left out.
+pub(super) fn replicas(value: &Value, asked: &Address) -> BTreeMap<Address, BTreeSet<Address>> {
+    let mut replicas: BTreeMap<Address, BTreeSet<Address>> = BTreeMap::new();
+    for range in list(value).unwrap_or_default() {
+        let [_, _, master, rest @ ..] = list(range).unwrap_or_default() else { continue };
+        let Some(master) = server(master, asked) else { continue };
+        replicas.entry(master).or_default().extend(rest.iter().filter_map(|replica| server(replica, asked)));
+    }
+    replicas
+}
+
+/// A server by its host and port. One that does not know its own address is `asked`.
+fn server(value: &Value, asked: &Address) -> Option<Address> {
+    let [host, port, ..] = list(value)? else { return None };
+    let host = text(host).filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host).to_owned();
+    let port = u16::try_from(number(port)?).ok().filter(|&port| port != 0)?;
+    Some(Address { host, port })
 }
 
 /// An array's elements.
@@ -103,6 +120,11 @@ mod tests {
             Value::Array(vec![Value::BulkString(host.into()), Value::Int(port), Value::BulkString(b"id".to_vec())])
         };
         let range = |first: i64, last: i64, master| Value::Array(vec![Value::Int(first), Value::Int(last), master]);
+        let two = Value::Array(vec![Value::Int(0), Value::Int(5), server("b", 2), server("", 4), Value::Nil]);
+        let known = replicas(&Value::Array(vec![two, range(6, 7, server("b", 2)), Value::Nil]), &asked);
+        let of_b = &known[&Address { host: "b".into(), port: 2 }];
+        assert_eq!(of_b.iter().collect::<Vec<_>>(), [&Address { host: "a".into(), port: 4 }]);
+        assert!(known.len() == 1 && replicas(&Value::Nil, &asked).is_empty());
         let answer = Value::Array(vec![
             range(0, 5, server("b", 2)),
             range(7, 7, server("b", 2)),

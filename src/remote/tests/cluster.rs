@@ -134,3 +134,46 @@ fn a_master_that_stands_still_costs_its_own_keys_only() {
     assert!((100..=300).contains(&served), "{served}");
     until("all are there again", Duration::from_secs(40), || machine.fetch(&keys).records.iter().all(Option::is_some));
 }
+
+/// A replica is read in its master's place, and what it still has but was invalidated is not served. The log's master alone can say what
+/// was: while it is silent nothing is served, though its replica has the very counter.
+#[test]
+fn a_replica_answers_for_a_master_that_is_late_and_never_for_the_log() {
+    if !available() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let config = Config { deadline: Duration::from_millis(1500), ..config() };
+    let a = Machine::at(&cluster.url(), config.clone());
+    let b = Machine::at(&cluster.url(), Config { hedge: Some(Duration::from_millis(50)), ..config });
+    let keys: Vec<Key> = (0..200).map(key).collect();
+    keys.iter().for_each(|key| a.tier.store(*key, record(&[&key.to_string()]), 0, None));
+    assert!(a.tier.flush(SOON));
+    until("all are there", SOON, || b.fetch(&keys).records.iter().all(Option::is_some));
+    until("the replicas have all", SOON, || {
+        cluster.masters.iter().zip(&cluster.replicas).all(|(master, replica)| {
+            master.text(&["DBSIZE"]) == replica.text(&["DBSIZE"])
+                && replica.text(&["CLIENT", "LIST"]).contains("name=vecmemo")
+        })
+    });
+    let log = usize::from(slot(b"vecmemo:log")) * 3 / 16_384;
+    let other = (log + 1) % 3;
+    let of_other: Vec<Key> =
+        keys.iter().copied().filter(|key| usize::from(slot_of(key)) * 3 / 16_384 == other).collect();
+    assert!(of_other.len() > 20, "{}", of_other.len());
+
+    cluster.masters[other].pause();
+    assert!(a.tier.publish(&of_tag(&of_other[0].to_string())));
+    let served = b.fetch(&of_other).records;
+    cluster.masters[other].go_on();
+    assert_eq!(served[0], None, "its replica has it still");
+    assert!(served[1..].iter().all(Option::is_some), "the others are served by it");
+    let figures = b.tier.figures();
+    assert!(figures.hedged > 0 && figures.hedge_won > 0, "{figures:?}");
+
+    b.wait();
+    cluster.masters[log].pause();
+    let served = b.fetch(&keys).records;
+    cluster.masters[log].go_on();
+    assert!(served.iter().all(Option::is_none), "nobody knows what was invalidated");
+}

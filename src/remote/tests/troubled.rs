@@ -12,6 +12,10 @@ pub(super) const PASS: u8 = 0;
 pub(super) const GARBLE: u8 = 1;
 pub(super) const CUT: u8 = 2;
 pub(super) const SWALLOW: u8 = 3;
+/// Every so often an answer is late, and what comes after it on its connection.
+pub(super) const STALL: u8 = 4;
+const STALL_EVERY: usize = 60;
+const STALL_FOR: Duration = Duration::from_millis(120);
 
 /// A line to a server, of which what comes back can be spoilt.
 pub(super) struct Line {
@@ -53,6 +57,7 @@ fn back(mut server: TcpStream, mut client: TcpStream, mode: &AtomicU8, spoilt: &
     let mut bytes = [0; 4096];
     while let Ok(count @ 1..) = server.read(&mut bytes) {
         let mode = mode.load(Ordering::SeqCst);
+        let number = spoilt.fetch_add(usize::from(mode != PASS), Ordering::SeqCst);
         let sent = match mode {
             GARBLE => {
                 let noise = *blake3::hash(&bytes[..count]).as_bytes();
@@ -61,9 +66,14 @@ fn back(mut server: TcpStream, mut client: TcpStream, mode: &AtomicU8, spoilt: &
             }
             CUT => client.write_all(&bytes[..count / 2]).and_then(|()| client.shutdown(Shutdown::Both)),
             SWALLOW => Ok(()),
+            STALL => {
+                if number % STALL_EVERY == STALL_EVERY - 1 {
+                    thread::sleep(STALL_FOR);
+                }
+                client.write_all(&bytes[..count])
+            }
             _ => client.write_all(&bytes[..count]),
         };
-        spoilt.fetch_add(usize::from(mode != PASS), Ordering::SeqCst);
         if sent.is_err() || mode == CUT {
             break;
         }
@@ -212,4 +222,48 @@ fn what_others_put_under_our_names_is_a_miss() {
     redis::cmd("SET").arg("{vecmemo:log}:epoch").arg(7).exec(&mut connection).unwrap();
     assert_eq!(machine.get(&key(3)), None, "nobody knows what it means");
     assert_eq!(machine.heard(), [Notice::everything(true)]);
+}
+
+/// How many of some hundred fetches take as long as a stall, and that all are answered rightly.
+fn stalled(machine: &Machine, line: &Line, keys: &[Key]) -> usize {
+    line.set(STALL);
+    let took = (0..400).map(|_| {
+        let begun = Instant::now();
+        assert_eq!(machine.fetch(keys).records, [Some(record(&["x"]))]);
+        begun.elapsed()
+    });
+    let slow = took.filter(|took| *took >= STALL_FOR).count();
+    line.set(PASS);
+    slow
+}
+
+#[test]
+fn what_is_late_is_asked_for_once_more_and_the_first_answer_counts() {
+    if !available() {
+        return;
+    }
+    let server = Server::start(&[]);
+    let line = Line::to(server.port);
+    let plain = Machine::at(&line.url(), config());
+    plain.put(key(1), &["x"]);
+    let slow = stalled(&plain, &line, &[key(1)]);
+    assert!(slow >= 3, "{slow}: without it the stalls are felt");
+    assert_eq!(plain.tier.figures().hedged, 0);
+    drop(plain);
+
+    let hedging = Machine::at(&line.url(), Config { hedge: Some(Duration::from_millis(40)), ..config() });
+    assert!(hedging.get(&key(1)).is_some());
+    // It is made behind the first; the third asks.
+    until("the second connection", SOON, || server.text(&["INFO", "clients"]).contains("connected_clients:3"));
+    let still_slow = stalled(&hedging, &line, &[key(1)]);
+    let figures = hedging.tier.figures();
+    assert!(still_slow <= 1 && slow >= 3, "{still_slow} of {slow} are slow still: {figures:?}");
+    assert!((3..=40).contains(&figures.hedged) && figures.hedge_won > 0, "{figures:?}");
+    assert!(figures.hedge_won <= figures.hedged);
+    // What is invalidated is not served, whoever answers first.
+    line.set(STALL);
+    assert!(hedging.tier.publish(&of_tag("x")));
+    for _ in 0..200 {
+        assert_eq!(hedging.get(&key(1)), None);
+    }
 }
