@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 
 use crate::batch::{JobError, Ticket};
 use crate::domain::{Embedding, Key, Lane, Namespace, Status, TokenKey, UnusableVector};
+use crate::store::Durability;
 
 /// How a call ended.
 pub(super) type Outcome = Result<Arc<Landed>, Failure>;
@@ -73,6 +74,10 @@ pub(super) struct Particulars {
     pub(super) refreshes: bool,
     /// Whether the shared tier may have it.
     pub(super) is_shared: bool,
+    /// What it survives, if more than the store promises.
+    pub(super) durability: Option<Durability>,
+    /// The most entries of its namespace.
+    pub(super) quota: Option<u64>,
 }
 
 /// One text key being answered.

@@ -583,6 +583,8 @@ impl Cache {
         let entry = NewEntry {
             expires: terms.expires(&key, None, now),
             pinned: terms.pinned,
+            durability: terms.durability,
+            quota: policies.quota(namespace.as_str()),
             ..NewEntry::new(key, &embedding.unit, embedding.norm, &namespace)
         };
         Ok(shared.store.put_many(&[entry], now)?)
@@ -849,7 +851,9 @@ impl Cache {
         let now = shared.now();
         let policies = shared.policies();
         let terms = policies.terms(request.namespace.as_str(), request.tags);
-        let particulars = |key: &Key, index: usize| particulars(request, terms, key, index, now);
+        let quota = policies.quota(request.namespace.as_str());
+        let particulars =
+            |key: &Key, index: usize| Particulars { quota, ..particulars(request, terms, key, index, now) };
         let mut alone: HashMap<Key, Waiter> = HashMap::new();
         let mut leaders = Vec::new();
         let mut raised = Vec::new();
@@ -908,6 +912,8 @@ fn particulars(request: &Request<'_>, terms: &policy::Terms, key: &Key, index: u
         refresh_ahead: terms.refresh_ahead > 0.0,
         refreshes: false,
         is_shared: terms.shared,
+        durability: terms.durability,
+        quota: None,
     }
 }
 

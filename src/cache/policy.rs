@@ -5,13 +5,14 @@
 //! says; the first policy (by name) one of whose tag patterns matches one of its tags; the first one of whose namespace
 //! patterns matches its namespace; the policy `default`. In patterns `*` stands for any characters and `?` for one.
 //!
-//! Pure: knows no clock, no store and no file.
+//! Pure: knows no clock and no file, and asks no store.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::{Key, Pattern};
 use crate::reuse;
+use crate::store::Durability;
 
 /// The policy for what no other matches.
 pub const DEFAULT_POLICY: &str = "default";
@@ -35,6 +36,10 @@ pub struct Terms {
     pub reuse: Option<reuse::Terms>,
     /// Whether entries are looked for and kept in the tier shared with other machines, if there is one.
     pub shared: bool,
+    /// What entries survive, where that is more than the store promises for all.
+    pub durability: Option<Durability>,
+    /// The most entries that a namespace of the policy's may have, each namespace by itself. Asked by namespace alone, whatever the tags.
+    pub quota: Option<u64>,
 }
 
 /// A policy as written down: what it is for, and what it says.
@@ -109,6 +114,13 @@ impl Policies {
         policy.map_or(&self.default, |number| &self.terms[number])
     }
 
+    /// The most entries that a namespace may have; any number if `None`. By the namespace alone: entries of one namespace share one
+    /// bound, whichever policies their tags have.
+    #[must_use]
+    pub fn quota(&self, namespace: &str) -> Option<u64> {
+        self.namespaces.first(namespace).map_or(&self.default, |number| &self.terms[number]).quota
+    }
+
     /// The largest share of a life in which any policy refreshes ahead; 0 if none does.
     #[must_use]
     pub fn refresh_ahead_max(&self) -> f64 {
@@ -119,7 +131,16 @@ impl Policies {
 impl Default for Terms {
     /// For ever, and for everybody.
     fn default() -> Self {
-        Self { ttl: None, jitter: 0.0, refresh_ahead: 0.0, pinned: false, reuse: None, shared: true }
+        Self {
+            ttl: None,
+            jitter: 0.0,
+            refresh_ahead: 0.0,
+            pinned: false,
+            reuse: None,
+            shared: true,
+            durability: None,
+            quota: None,
+        }
     }
 }
 
@@ -192,6 +213,12 @@ fn check(name: &str, rule: &Rule) -> Result<(), PolicyError> {
                 return refuse("reuse", format!("cannot have {name} {value}: 0 to 1 is needed"));
             }
         }
+    }
+    if terms.quota == Some(0) {
+        return refuse("quota", "cannot be 0: a namespace that may have no entry is no cache".to_owned());
+    }
+    if terms.quota.is_some() && name != DEFAULT_POLICY && namespaces.is_empty() {
+        return refuse("quota", "needs namespaces, whose entries it counts".to_owned());
     }
     if !(0.0..=1.0).contains(&terms.jitter) {
         return refuse("jitter", format!("cannot be {}: a share of the ttl from 0 to 1 is needed", terms.jitter));
@@ -293,6 +320,19 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_goes_by_the_namespace_whatever_the_tags() {
+        let with = |rule: Rule, quota| Rule { terms: Terms { quota: Some(quota), ..rule.terms }, ..rule };
+        let all = policies(&[
+            ("default", with(rule(&[], &[], 1), 7)),
+            ("documents", with(rule(&["docs.*"], &["doc:*"], 2), 3)),
+            ("queries", rule(&["queries"], &["query:*"], 3)),
+        ])
+        .unwrap();
+        assert_eq!([all.quota("docs.a"), all.quota("queries"), all.quota("")], [Some(3), None, Some(7)]);
+        assert_eq!(Policies::default().quota("docs.a"), None);
+    }
+
+    #[test]
     fn the_empty_pattern_is_the_default_namespace() {
         let all = policies(&[("unnamed", rule(&[""], &[], 5))]).unwrap();
         assert_eq!((ttl(&all, "", &[]), ttl(&all, "named", &[])), (Some(5), None));
@@ -310,6 +350,11 @@ mod tests {
             (("p", with(Terms { jitter: 0.5, ttl: None, ..terms })), ["p", "jitter needs a ttl"]),
             (("p", with(Terms { refresh_ahead: 1.0, ..terms })), ["p", "refresh_ahead cannot be 1"]),
             (("p", with(Terms { refresh_ahead: -0.1, ..terms })), ["p", "refresh_ahead cannot be -0.1"]),
+            (("p", with(Terms { quota: Some(0), ..terms })), ["p", "quota cannot be 0"]),
+            (
+                ("p", Rule { terms: Terms { quota: Some(9), ..terms }, ..rule(&[], &["t"], 60) }),
+                ["p", "quota needs namespaces"],
+            ),
             (("p", rule(&[], &[], 60)), ["p", "namespaces or tags is needed"]),
             (("default", rule(&["a"], &[], 60)), ["default", "namespaces cannot be given"]),
             (("default", rule(&[], &["a"], 60)), ["default", "tags cannot be given"]),

@@ -143,6 +143,8 @@ fn particulars(shared: &Shared, key: &Key, entry: &Entry, wishes: &Wishes, now: 
         refresh_ahead: terms.refresh_ahead > 0.0,
         refreshes: true,
         is_shared: terms.shared,
+        durability: terms.durability,
+        quota: policies.quota(wishes.namespace.as_str()),
     })
 }
 

@@ -120,6 +120,8 @@ pub struct Window {
 pub struct Evictions {
     /// To make room.
     pub capacity: u64,
+    /// Because their namespace had more than it may.
+    pub quota: u64,
     /// Because their time was over.
     pub expired: u64,
     /// Because somebody said so.
@@ -164,6 +166,7 @@ impl Stats {
             weights: Weights::of(embedder.residency()),
             evictions: Evictions {
                 capacity: store.evicted,
+                quota: store.over_quota,
                 expired: store.expired,
                 removed: store.removed,
                 replaced: store.replaced,
@@ -256,8 +259,9 @@ impl Collector for StoreCollector {
             let encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(encoder)?;
         }
-        let counters: [(&str, &str, u64); 19] = [
+        let counters: [(&str, &str, u64); 20] = [
             ("store_evicted", "Entries evicted to make room", info.evicted),
+            ("store_over_quota", "Entries dropped because their namespace had more than it may", info.over_quota),
             ("store_expired", "Entries removed because their time was over", info.expired),
             ("store_quarantined", "Entries found damaged and never served", info.quarantined),
             ("store_removed", "Entries removed because somebody said so", info.removed),

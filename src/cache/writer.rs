@@ -202,6 +202,8 @@ fn store(shared: &Shared, calls: &mut [Approach<'_>]) -> Duration {
                 payload: particulars.payload.as_deref(),
                 pinned: particulars.pinned,
                 refresh_ahead: particulars.refresh_ahead,
+                durability: particulars.durability,
+                quota: particulars.quota,
                 replace: *replace,
                 copied: approach.brought().map_or(*status != Status::Computed, |record| record.copied),
                 stale: approach.brought().is_some_and(|record| record.stale),

@@ -212,13 +212,8 @@ impl Settings {
                 }
             };
         }
-        let durability = match value!(durability) {
-            DurabilityName::Process => store::Durability::Process,
-            DurabilityName::Interval => {
-                store::Durability::Interval(Duration::from_millis(at_least_one!(sync_interval_ms)))
-            }
-            DurabilityName::Always => store::Durability::Always,
-        };
+        let sync_interval = Duration::from_millis(at_least_one!(sync_interval_ms));
+        let durability = value!(durability).with(sync_interval);
         let max_client_batch_size = at_least_one!(max_client_batch_size);
         if max_client_batch_size > http::BATCH_TEXTS_CEILING {
             return Err(not("max_client_batch_size", max_client_batch_size, "at most 65536"));
@@ -270,7 +265,7 @@ impl Settings {
             models: models::models(&value!(model), &common)?,
             models_memory_bytes_max: some_or_none(typed.models_memory_bytes_max, "models_memory_bytes_max")?,
             cache: cache::Config {
-                policies: policies(typed)?,
+                policies: policies(typed, durability, sync_interval)?,
                 enabled: value!(cache_enabled),
                 search: cache::SearchConfig {
                     enabled: of_search!(enabled),
@@ -355,8 +350,16 @@ fn traces(typed: &Typed) -> Result<http::TracesConfig, ConfigError> {
     Ok(http::TracesConfig { endpoint, sampling_ratio: *otlp_sampling_ratio, service_name })
 }
 
-/// The policies in the cache's terms, checked.
-fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
+/// The policies in the cache's terms, checked. `durability` is that of all entries.
+fn policies(typed: &Typed, durability: store::Durability, sync_interval: Duration) -> Result<Policies, ConfigError> {
+    for (name, policy) in &typed.policies {
+        if let Some(asked) = policy.durability
+            && asked.with(sync_interval).stronger(durability) != asked.with(sync_interval)
+        {
+            let problem = "cannot be less than the setting durability, which holds for all entries".to_owned();
+            return Err(PolicyError { policy: name.clone(), field: "durability", problem }.into());
+        }
+    }
     let rule = |policy: &TypedPolicy| Rule {
         namespaces: policy.namespaces.clone(),
         tags: policy.tags.clone(),
@@ -366,6 +369,8 @@ fn policies(typed: &Typed) -> Result<Policies, ConfigError> {
             refresh_ahead: policy.refresh_ahead.unwrap_or(0.0),
             pinned: policy.pinned.unwrap_or(false),
             shared: policy.shared.unwrap_or(true),
+            durability: policy.durability.map(|durability| durability.with(sync_interval)),
+            quota: policy.quota,
             reuse: policy.reuse.map(|reuse| ReuseTerms {
                 min_similarity: reuse.min_similarity,
                 max_violation: reuse.max_violation.unwrap_or(ReuseTerms::MAX_VIOLATION),

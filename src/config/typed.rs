@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::models::TypedModels;
 use crate::cache::{PathChoice, SearchDevice};
 use crate::engine::{DeviceChoice, Precision};
+use crate::store::Durability;
 
 /// One setting per field: `--data-dir`, `VECMEMO_DATA_DIR` and `data_dir` in the file are the same.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
@@ -663,6 +665,10 @@ pub struct TypedPolicy {
     pub reuse: Option<TypedReuse>,
     /// Whether the tier shared with other machines may have them; true if not given
     pub shared: Option<bool>,
+    /// When an entry is safe, if sooner than the setting `durability` says for all
+    pub durability: Option<DurabilityName>,
+    /// The most entries of each of its namespaces; the oldest that were not read make room
+    pub quota: Option<u64>,
 }
 
 /// What reuse is allowed.
@@ -735,6 +741,17 @@ pub enum DurabilityName {
     Interval,
     /// Survives a power loss right after the answer
     Always,
+}
+
+impl DurabilityName {
+    /// In the store's terms.
+    pub(super) fn with(self, sync_interval: Duration) -> Durability {
+        match self {
+            Self::Process => Durability::Process,
+            Self::Interval => Durability::Interval(sync_interval),
+            Self::Always => Durability::Always,
+        }
+    }
 }
 
 /// What token ids are taken for.

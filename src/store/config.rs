@@ -25,6 +25,21 @@ pub enum Durability {
     Always,
 }
 
+impl Durability {
+    /// The one that promises more.
+    #[must_use]
+    pub fn stronger(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Always, _) | (_, Self::Always) => Self::Always,
+            (Self::Interval(one), Self::Interval(other)) => Self::Interval(one.min(other)),
+            (Self::Interval(interval), Self::Process) | (Self::Process, Self::Interval(interval)) => {
+                Self::Interval(interval)
+            }
+            (Self::Process, Self::Process) => Self::Process,
+        }
+    }
+}
+
 /// How a store is kept. The tightest of its three bounds holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -174,6 +189,11 @@ pub struct NewEntry<'a> {
     pub refresh_ahead: bool,
     /// To be computed again when it is next asked for; served until then.
     pub stale: bool,
+    /// What it survives, if that is more than [`Config::durability`] promises; less is never.
+    pub durability: Option<Durability>,
+    /// The most entries that its namespace may have, this one among them: when the put returns the oldest that were not read have gone. To be
+    /// the same for all entries of a namespace; `None`: no bound any more.
+    pub quota: Option<u64>,
     /// What the caller wants back with it: JSON, at most [`PAYLOAD_BYTES_MAX`] bytes.
     pub payload: Option<&'a str>,
 }
@@ -197,6 +217,8 @@ impl<'a> NewEntry<'a> {
             pinned: false,
             refresh_ahead: false,
             stale: false,
+            durability: None,
+            quota: None,
             payload: None,
         }
     }

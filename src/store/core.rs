@@ -1,9 +1,10 @@
 //! What a store is made of, shared with its own threads: the path of a change, and what is done in the background.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use half::f16;
 
@@ -17,7 +18,7 @@ use super::record::{RECORD_BYTES, Record};
 use super::side::{Attachment, Side};
 use super::snapshot;
 use super::space::Space;
-use super::sync::Syncer;
+use super::sync::{IntervalSync, Syncer};
 use super::watch::Watcher;
 use super::writer::{Draft, Figures, KeyMap, Writer};
 use crate::domain::{Key, Namespace};
@@ -38,6 +39,8 @@ pub(super) struct Core {
     /// The writer's figures, for those who must not wait for a write.
     pub(super) figures: Mutex<Figures>,
     pub(super) syncer: Arc<Syncer>,
+    /// Syncs for entries that ask for more than the store does by itself. Begins when the first one does.
+    pub(super) on_demand: Mutex<Option<IntervalSync>>,
     pub(super) aliases: Aliases,
     pub(super) side: Arc<Side>,
     /// Where the scrubber stands.
@@ -55,7 +58,21 @@ impl Core {
         self.check_durability()?;
         self.write(entries, now)?;
         self.aliases.add(entries.iter().filter_map(|entry| entry.token_key.map(|token_key| (token_key, entry.key))));
-        self.make_durable()
+        let asked = entries.iter().filter_map(|entry| entry.durability);
+        match asked.fold(self.durability, Durability::stronger) {
+            Durability::Process => Ok(()),
+            Durability::Interval(interval) => self.sync_every(interval),
+            Durability::Always => self.syncer.settle(),
+        }
+    }
+
+    /// Has what is written synced that often from now on, if it is not by the store's own durability.
+    fn sync_every(&self, interval: Duration) -> Result<(), StoreError> {
+        let mut on_demand = self.on_demand.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.durability == Durability::Process && on_demand.is_none() {
+            *on_demand = Some(IntervalSync::start(Arc::clone(&self.syncer), interval)?);
+        }
+        Ok(())
     }
 
     pub(super) fn remove_many(&self, keys: &[Key]) -> Result<usize, StoreError> {
@@ -194,6 +211,7 @@ impl Core {
             pinned: figures.pinned,
             quarantined: counters.quarantined.get(),
             evicted: counters.evicted.get(),
+            over_quota: counters.over_quota.get(),
             expired: counters.expired.get(),
             removed: counters.removed.get(),
             replaced: counters.replaced.get(),
@@ -282,6 +300,11 @@ impl Core {
         self.mend()?;
         writer.clear_quarantine()?;
         self.attach(entries, now)?;
+        let mut bounds: BTreeMap<u32, Option<u64>> = BTreeMap::new();
+        if writer.has_bounds() || entries.iter().any(|entry| entry.quota.is_some()) {
+            bounds.extend(numbers.iter().copied().zip(entries.iter().map(|entry| entry.quota)));
+            bounds.iter().for_each(|(&namespace, &quota)| writer.bound(namespace, quota));
+        }
         let drafts = self.drafts(entries, &numbers, now);
         if drafts.is_empty() {
             return Ok(());
@@ -292,6 +315,9 @@ impl Core {
             let chunk;
             (chunk, rest) = rest.split_at(writer.room_at_once().min(PUT_ENTRIES_MAX).min(rest.len()));
             result = writer.put(chunk, now);
+        }
+        for (&namespace, _) in bounds.iter().filter(|(_, quota)| quota.is_some()) {
+            result = result.and(writer.keep_bound(namespace));
         }
         self.wrote(&mut writer);
         result

@@ -23,6 +23,8 @@ pub struct Info {
     pub quarantined: u64,
     /// Valid entries dropped to make room.
     pub evicted: u64,
+    /// Valid entries dropped because their namespace had more than it may.
+    pub over_quota: u64,
     /// Expired entries dropped.
     pub expired: u64,
     /// Entries removed because a caller said so.
@@ -92,6 +94,7 @@ impl Ages {
 pub(super) struct Counters {
     pub(super) quarantined: Counter,
     pub(super) evicted: Counter,
+    pub(super) over_quota: Counter,
     pub(super) expired: Counter,
     pub(super) removed: Counter,
     pub(super) replaced: Counter,

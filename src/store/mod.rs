@@ -39,6 +39,7 @@ mod layout;
 mod lock;
 mod map;
 mod prefetch;
+mod quota;
 mod read_only;
 mod readers;
 mod record;
@@ -172,6 +173,7 @@ impl Store {
             figures: Mutex::new(writer.figures()),
             writer: Mutex::new(writer),
             syncer,
+            on_demand: Mutex::default(),
             aliases,
             side,
             scrubbing: Mutex::default(),
@@ -308,8 +310,8 @@ impl Store {
     }
 
     /// Keeps entries. A key that has a valid entry keeps it unless `replace` is set; of a key given twice, the first
-    /// stays, or the last with `replace`. Returns when the entries are as durable as configured. Tags add up; a payload
-    /// stays until another is given.
+    /// stays, or the last with `replace`. Returns when the entries are as durable as configured, or as one of them asks if that is
+    /// more. Tags add up; a payload stays until another is given.
     ///
     /// # Errors
     /// When a row has the wrong length or a value that is not finite, or a payload is too long (nothing is written

@@ -20,6 +20,7 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::eviction::Eviction;
 use super::layout::Slot;
+use super::quota::Quotas;
 use super::record::{RECORD_BYTES, Record, SEQUENCE_MAX};
 use super::snapshot::{self, Remembered};
 use super::space::Space;
@@ -42,6 +43,7 @@ pub(super) struct Writer {
     freed: Vec<Slot>,
     doomed: Vec<Slot>,
     eviction: Eviction,
+    quotas: Quotas,
     last_sequence: u64,
     /// No live entry expires before this.
     earliest_expiry: u32,
@@ -93,6 +95,7 @@ impl Writer {
     fn new(space: Arc<Space>, disk: Arc<dyn Disk>) -> Self {
         Self {
             eviction: Eviction::new(space.layout.slots().end),
+            quotas: Quotas::default(),
             space,
             disk,
             fresh: 0,
@@ -221,6 +224,38 @@ impl Writer {
         self.erase()
     }
 
+    /// Whether any namespace is bounded.
+    pub(super) fn has_bounds(&self) -> bool {
+        !self.quotas.is_empty()
+    }
+
+    /// Bounds a namespace from now on, or no more. The first time its entries are looked for, by reading all records.
+    pub(super) fn bound(&mut self, namespace: u32, entries_max: Option<u64>) {
+        let Some(entries_max) = entries_max else { return self.quotas.free(namespace) };
+        let is_new = !self.quotas.has(namespace);
+        self.quotas.bound(namespace, entries_max);
+        if is_new {
+            let map = &self.space.map;
+            let of_it = self.space.live.iter().filter(|&slot| map.record(slot).namespace() == namespace);
+            let mut slots: Vec<Slot> = of_it.collect();
+            slots.sort_unstable_by_key(|&slot| map.record(slot).sequence());
+            slots.into_iter().for_each(|slot| self.quotas.inserted(slot, map.record(slot)));
+        }
+    }
+
+    /// Erases what a namespace has beyond its bound.
+    pub(super) fn keep_bound(&mut self, namespace: u32) -> Result<(), StoreError> {
+        let Self { space, quotas, .. } = self;
+        let victims = quotas.choose(namespace, |slot| space.visited.clear(slot));
+        if victims.is_empty() {
+            return Ok(());
+        }
+        self.begin()?;
+        self.space.counters.over_quota.add(victims.len());
+        self.unpublish(&victims);
+        self.erase()
+    }
+
     /// How many entries one put can make room for: pinned ones stay where they are.
     pub(super) fn room_at_once(&self) -> usize {
         self.space.layout.capacity.saturating_sub(self.pinned).max(1) as usize
@@ -300,7 +335,9 @@ impl Writer {
     pub(super) fn figures(&self) -> Figures {
         let slots = self.freed.capacity() + self.doomed.capacity();
         Figures {
-            memory_bytes: (slots * size_of::<Slot>() + self.rows.capacity()) as u64 + self.eviction.memory_bytes(),
+            memory_bytes: (slots * size_of::<Slot>() + self.rows.capacity()) as u64
+                + self.eviction.memory_bytes()
+                + self.quotas.memory_bytes(),
             pinned: self.pinned,
             dead: (self.freed.len() + self.doomed.len()) as u64,
             last_sequence: self.last_sequence,
@@ -411,6 +448,7 @@ impl Writer {
                 space.verified.set(slot);
                 let old = space.find(&record.key);
                 self.set_live(slot, record);
+                self.quotas.inserted(slot, record);
                 if !record.is_pinned() {
                     self.eviction.inserted(slot, record.key.prefix());
                 }
@@ -492,6 +530,7 @@ impl Writer {
     fn set_dead(&mut self, slot: Slot, pinned: bool) {
         self.space.live.clear(slot);
         self.eviction.removed(slot);
+        self.quotas.removed(slot);
         if let Some(watcher) = &self.watcher {
             watcher.withdrawn(slot);
         }

@@ -436,3 +436,57 @@ async fn stats_tell_rates_by_tier_and_window_and_why_entries_left() {
     let ages = rig.cache.ages();
     assert_eq!((ages.minute, ages.hour, ages.older), (2, 0, 0));
 }
+
+/// How many entries a namespace has, of those that were asked for.
+async fn count_in(rig: &Rig, namespace: &str, texts: &[&'static str]) -> usize {
+    let mut count = 0;
+    for &text in texts {
+        let answer = ask(rig, text, |request| {
+            request.namespace = Namespace::new(namespace).unwrap();
+            request.mode = Mode::Only;
+        });
+        count += usize::from(answer.await.is_ok());
+    }
+    count
+}
+
+#[tokio::test]
+async fn a_namespace_has_no_more_entries_than_its_policy_says_and_policies_change_while_it_runs() {
+    let bound = |quota| policies(&[("tenants", rule(&["tenant.*"], &[], Terms { quota, ..Terms::default() }))]);
+    let rig = kept(bound(Some(3)));
+    let texts = ["one", "two", "three", "four", "five", "six"];
+    for namespace in ["tenant.a", "tenant.b", "free"] {
+        for text in texts {
+            ask(&rig, text, |request| {
+                request.namespace = Namespace::new(namespace).unwrap();
+                // Whatever the tags: the namespace is what counts.
+                request.tags = &[];
+            })
+            .await
+            .unwrap();
+        }
+    }
+    for (namespace, count) in [("tenant.a", 3), ("tenant.b", 3), ("free", 6)] {
+        assert_eq!(count_in(&rig, namespace, &texts).await, count, "{namespace}");
+    }
+    let stats = rig.cache.stats();
+    assert_eq!((stats.store.entries, stats.evictions.quota, stats.evictions.capacity), (12, 6, 0));
+    rig.cache.set_policies(bound(None).policies);
+    for text in texts {
+        ask(&rig, text, |request| request.namespace = Namespace::new("tenant.a").unwrap()).await.unwrap();
+    }
+    assert_eq!(count_in(&rig, "tenant.a", &texts).await, 6);
+}
+
+#[tokio::test]
+async fn what_a_policy_wants_to_last_is_synced_before_it_is_answered() {
+    let lasting = Terms { durability: Some(store::Durability::Always), ..Terms::default() };
+    let rig = kept(policies(&[("lasting", rule(&[], &["keep:*"], lasting))]));
+    let syncs = || rig.cache.stats().store.syncs;
+    ask(&rig, "one", |_| {}).await.unwrap();
+    assert_eq!(syncs(), 0);
+    ask(&rig, "two", |request| request.tags = Box::leak(Box::new(["keep:1".to_owned()]))).await.unwrap();
+    assert_eq!(syncs(), 1);
+    ask(&rig, "three", |_| {}).await.unwrap();
+    assert_eq!(syncs(), 1);
+}

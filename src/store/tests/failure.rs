@@ -146,3 +146,18 @@ fn of_two_entries_of_one_key_left_by_a_crash_the_newer_counts() {
         store.remove_many(&[key(30 + edition)]).unwrap();
     }
 }
+
+/// What cannot be made to last is said, though it is there.
+#[test]
+fn an_entry_that_cannot_be_synced_is_an_error_for_those_who_want_it_to_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, faults) = open_failing(folder.path(), Durability::Process);
+    faults.sync_fails.store(true, SeqCst);
+    let (namespace, rows) = (Namespace::default(), [row(0, 0), row(1, 0)]);
+    let entry = |number: u32| NewEntry::new(key(number), &rows[number as usize], number as f32, &namespace);
+    store.put_many(&[entry(0)], NOW).unwrap();
+    let lasting = NewEntry { durability: Some(Durability::Always), ..entry(1) };
+    assert!(matches!(store.put_many(&[lasting], NOW), Err(StoreError::SyncFailed { .. })));
+    assert_eq!(served(&store, [0, 1], NOW).len(), 2);
+    assert!(store.info().degraded.is_some());
+}

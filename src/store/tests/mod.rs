@@ -11,6 +11,7 @@ mod keeping;
 mod lifecycle;
 mod model;
 mod power_loss;
+mod quota;
 mod simulated_disk;
 mod sizes;
 mod tools;
