@@ -64,6 +64,7 @@ use crate::batch::{Embedder, TokenizeError};
 use crate::domain::{
     ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Tokens, Truncation, TruncationDirection, scaled_to_one,
 };
+use crate::remote::Asked;
 use crate::store::{Ages, Census, Entry, NewEntry, Store};
 
 pub use crate::batch::Token;
@@ -79,7 +80,7 @@ pub use events::{Event, EventError, EventRule, EventRuleError, EventRules};
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
 pub use migration::{Embedded, Migration, Progress};
 pub use policy::Policies;
-pub use remote::SharedTier;
+pub use remote::{Elsewhere, SharedTier};
 pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
 pub use reuse::{CertificateFigures, Config as ReuseConfig, FieldFigures, ReuseFigures, Reused};
 pub use search::{Found, IndexFigures, Search, SearchConfig, Searched};
@@ -327,6 +328,15 @@ impl Cache {
     #[must_use]
     pub fn all_keys(&self) -> Vec<Key> {
         self.inner.shared.store.keys()
+    }
+
+    /// What the tier shared with other machines has under each key of a namespace, brought from nowhere to nowhere: the vectors stay there.
+    /// Blocks for the tier's deadline at most; must not be called from async code.
+    #[must_use]
+    pub fn lookup_elsewhere(&self, namespace: &Namespace, keys: &[Key]) -> Vec<Option<Elsewhere>> {
+        let card = self.card();
+        let asked = Asked { model: &card.version, namespace, dims: card.dims, keys };
+        remote::elsewhere(&self.inner.shared, &asked)
     }
 
     /// The tags an entry was stored with.

@@ -39,6 +39,15 @@ pub struct SharedTier {
     ear: Arc<Ear>,
 }
 
+/// What is known of an entry that the shared tier has, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// How long ago it was computed; `None` if the tier's clock is not known.
+    pub age: Option<u32>,
+    /// How long it is still valid; `None` if for ever.
+    pub ttl: Option<u32>,
+}
+
 /// Carries out what other machines invalidate, in every cache.
 #[derive(Default)]
 struct Ear {
@@ -79,6 +88,25 @@ impl SharedTier {
     /// Has an eraser carry out what other machines erase.
     pub(super) fn set_eraser(&self, eraser: &Arc<Eraser>) {
         *self.ear.eraser.write().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(eraser);
+    }
+
+    /// Has the tier keep an entry that was put into a store as of `created`, in the background, as one that is computed now. Times are Unix
+    /// seconds.
+    pub fn offer(&self, entry: &NewEntry<'_>, created: u32, now: u32) {
+        let epoch = self.tier.epoch();
+        let record = record(entry, epoch, now.saturating_sub(created), now, self.tier.now());
+        self.tier.store(entry.key, record, epoch, None);
+    }
+
+    /// What the tier has of some keys, within its deadline: how old each is, and when it ends. Blocks; brings nothing here.
+    fn facts(&self, asked: &Asked<'_>) -> Vec<Option<Elsewhere>> {
+        let records = self.tier.fetch(asked).records;
+        let now = self.tier.now();
+        let facts = |record: Record| Elsewhere {
+            age: now.map(|now| now.saturating_sub(record.created)),
+            ttl: record.expires.zip(now).map(|(expires, now)| expires.saturating_sub(now)),
+        };
+        records.into_iter().map(|record| record.map(facts)).collect()
     }
 
     /// Has a cache hear of what is invalidated.
@@ -263,9 +291,14 @@ pub(super) fn particulars<'a>(
 pub(super) fn keep(shared: &Shared, entry: &NewEntry<'_>, passage: &Passage) {
     let (Passage::To(epoch, lease), Some(SharedTier { tier, .. })) = (passage, &shared.tier) else { return };
     let lease = lease.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let now = shared.now();
-    let tier_now = tier.now();
-    let record = Record {
+    let record = record(entry, *epoch, 0, shared.now(), tier.now());
+    tier.store(entry.key, record, *epoch, lease);
+}
+
+/// An entry as the tier keeps it: with the tier's times, if its clock is known.
+fn record(entry: &NewEntry<'_>, epoch: Epoch, age: u32, now: u32, tier_now: Option<u32>) -> Record {
+    let there = tier_now.unwrap_or(now);
+    Record {
         unit: entry.unit.into(),
         norm: entry.norm,
         tokens: entry.tokens,
@@ -274,14 +307,22 @@ pub(super) fn keep(shared: &Shared, entry: &NewEntry<'_>, passage: &Passage) {
         pinned: entry.pinned,
         stale: entry.stale,
         refresh_ahead: entry.refresh_ahead,
-        epoch: *epoch,
-        created: tier_now.unwrap_or(now),
-        expires: entry.expires.map(|expires| tier_now.unwrap_or(now).saturating_add(expires.saturating_sub(now))),
+        epoch,
+        created: there.saturating_sub(age),
+        expires: entry.expires.map(|expires| there.saturating_add(expires.saturating_sub(now))),
         token_key: entry.token_key,
         tags: entry.tags.to_vec(),
         payload: entry.payload.map(str::to_owned),
-    };
-    tier.store(entry.key, record, *epoch, lease);
+    }
+}
+
+/// What the tier has of keys that are not here. Blocks for its deadline at most.
+pub(super) fn elsewhere(shared: &Shared, asked: &Asked<'_>) -> Vec<Option<Elsewhere>> {
+    let is_shared = shared.policies().terms(asked.namespace.as_str(), &[]).shared;
+    match &shared.tier {
+        Some(tier) if is_shared => tier.facts(asked),
+        _ => vec![None; asked.keys.len()],
+    }
 }
 
 /// Reads the tier's figures at each scrape.

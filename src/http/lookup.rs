@@ -6,8 +6,8 @@ use axum::extract::Request;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{self, Inputs, Served};
-use crate::domain::Key;
+use crate::cache::{self, Cache, Inputs, Served};
+use crate::domain::{Key, Namespace};
 
 use super::accept::{self, Format};
 use super::body;
@@ -47,6 +47,10 @@ pub(super) struct LookupRequest<'a> {
     prompt_name: Option<Text<'a>>,
     /// Which end of a text that is too long is cut off; the right one if not given.
     truncation_direction: Option<Direction>,
+    /// Whether the tier shared with other machines is asked for what is not cached here, within its deadline. Nothing is brought from there.
+    /// Keys are looked for as those of `namespace` and the named model, or the default ones.
+    #[serde(default)]
+    remote: bool,
     /// One of the served models: the default one for texts, whichever has it for keys, if not given.
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
@@ -60,7 +64,7 @@ pub(super) struct LookupItem {
     key: String,
     /// Whether it is cached.
     cached: bool,
-    /// Where: `local`.
+    /// Where: `local`, or `remote` if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     tier: Option<&'static str>,
     /// For how many seconds.
@@ -103,12 +107,19 @@ pub(super) async fn lookup(call: Call, request: Request) -> Result<Answered, Err
     let format = accept::vectors(&parts.headers)?;
     let received = body::read(&call, &parts.headers, body).await?;
     let shared = &call.service.shared;
-    let Asked { keys, models } = if raw {
-        Asked { keys: raw_keys(&received.bytes)?, models: pipeline::models(&call, None)? }
+    let Asked { keys, models, elsewhere } = if raw {
+        Asked { keys: raw_keys(&received.bytes)?, models: pipeline::models(&call, None)?, elsewhere: None }
     } else {
         asked_keys(&call, &received.bytes)?
     };
     check_count("keys", keys.len(), shared.config.batch_texts_max)?;
+
+    if elsewhere.is_some() && format != Format::Json {
+        return Err(Error::invalid(
+            "remote",
+            "only with an answer in JSON: vectors are not brought from other machines",
+        ));
+    }
 
     // Rows of several models are of several lengths: only those of one are answered, the default if none is named.
     let cache = &models[0].cache;
@@ -116,7 +127,11 @@ pub(super) async fn lookup(call: Call, request: Request) -> Result<Answered, Err
     let bytes_a_key = if format == Format::Json { BYTES_AN_ITEM } else { dims * 6 };
     let room = call.in_time(shared.answer_memory.reserve(keys.len() * bytes_a_key)).await?;
     if format == Format::Json {
-        let items = described(&models, &keys);
+        let mut items = described(&models, &keys);
+        if let Some(namespace) = elsewhere {
+            let cache = cache.clone();
+            items = call.blocking(move || ask_elsewhere(&cache, &namespace, &keys, items)).await?;
+        }
         let hits = items.iter().filter(|item| item.cached).count();
         let count = items.len();
         let body = serde_json::to_vec(&LookupAnswer { items }).expect("plain fields are always written to memory");
@@ -147,6 +162,8 @@ fn raw_keys(bytes: &[u8]) -> Result<Vec<Key>, Error> {
 struct Asked {
     keys: Vec<Key>,
     models: Vec<Served>,
+    /// Whose keys the shared tier is asked for, if it is to be.
+    elsewhere: Option<Namespace>,
 }
 
 fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Asked, Error> {
@@ -154,6 +171,7 @@ fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Asked, Error> {
     let asked: LookupRequest<'_> = body::parse(bytes)?;
     let model = asked.model.as_ref().map(|model| &*model.0);
     let namespace = namespace(asked.namespace.as_ref().map(|name| &*name.0))?;
+    let elsewhere = asked.remote.then(|| namespace.clone());
     match (&asked.inputs, &asked.keys) {
         (Some(texts), None) => {
             texts.check("inputs", shared.config.batch_texts_max)?;
@@ -164,11 +182,11 @@ fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Asked, Error> {
                 ..cache::Request::new(Inputs::Texts(&texts.texts))
             };
             let model = pipeline::model(call, model)?;
-            Ok(Asked { keys: model.cache.keys(&request)?, models: vec![model] })
+            Ok(Asked { keys: model.cache.keys(&request)?, models: vec![model], elsewhere })
         }
         (None, Some(keys)) => {
             keys.check("keys", shared.config.batch_texts_max)?;
-            Ok(Asked { keys: parsed_keys(keys)?, models: pipeline::models(call, model)? })
+            Ok(Asked { keys: parsed_keys(keys)?, models: pipeline::models(call, model)?, elsewhere })
         }
         (None, None) => Err(Error::invalid("body", "inputs or keys is needed")),
         (Some(_), Some(_)) => Err(Error::invalid("keys", "inputs or keys is needed, not both")),
@@ -206,4 +224,18 @@ fn described(models: &[Served], keys: &[Key]) -> Vec<LookupItem> {
             ttl: entry.as_ref().and_then(|entry| entry.expires).map(|time| u64::from(time).saturating_sub(now)),
         })
         .collect()
+}
+
+/// Adds what the shared tier has of those that are not here. Blocks for its deadline at most.
+fn ask_elsewhere(cache: &Cache, namespace: &Namespace, keys: &[Key], mut items: Vec<LookupItem>) -> Vec<LookupItem> {
+    let missing: Vec<usize> = (0..items.len()).filter(|&index| !items[index].cached).collect();
+    let wanted: Vec<Key> = missing.iter().map(|&index| keys[index]).collect();
+    for (index, found) in missing.into_iter().zip(cache.lookup_elsewhere(namespace, &wanted)) {
+        if let Some(found) = found {
+            let LookupItem { cached, tier, age, ttl, .. } = &mut items[index];
+            (*cached, *tier) = (true, Some("remote"));
+            (*age, *ttl) = (found.age.map(u64::from), found.ttl.map(u64::from));
+        }
+    }
+    items
 }

@@ -104,6 +104,89 @@ fn what_one_machine_has_computed_the_others_take_with_all_that_belongs_to_it() {
 }
 
 #[test]
+fn a_look_up_says_what_the_tier_has_and_brings_nothing() {
+    if !live::available() {
+        return;
+    }
+    let redis = live::Server::start(&[]);
+    let (one, other) = (Machine::new(&redis.url()), Machine::new(&redis.url()));
+    let body = json!({ "inputs": ["kept"], "tags": ["t"], "ttl": 1000, "namespace": "docs" });
+    let key = one.embed(&body)["items"][0]["key"].clone();
+    one.until_written();
+    let look = |body: &Value| -> Vec<Value> {
+        let (status, answer) = other.server.post("/lookup", body);
+        assert_eq!(status, 200, "{answer}");
+        answer["items"].as_array().unwrap().clone()
+    };
+    for asked in [
+        json!({ "inputs": ["kept", "unknown"], "namespace": "docs", "remote": true }),
+        json!({ "keys": [key, "00".repeat(32)], "namespace": "docs", "remote": true }),
+    ] {
+        let items = look(&asked);
+        assert_eq!((&items[0]["cached"], &items[0]["tier"]), (&json!(true), &json!("remote")), "{items:?}");
+        assert!((900..=1000).contains(&items[0]["ttl"].as_u64().unwrap()), "{items:?}");
+        assert!(items[0]["age"].as_u64().unwrap() < 100, "{items:?}");
+        assert_eq!((&items[1]["cached"], items[1].get("tier")), (&json!(false), None));
+    }
+    // Only where asked for, and it stays where it is.
+    assert_eq!(look(&json!({ "inputs": ["kept"], "namespace": "docs" }))[0]["cached"], json!(false));
+    let stats: Value = serde_json::from_str(&other.server.get("/stats")).unwrap();
+    assert_eq!(stats["store"]["entries"], json!(0));
+    let headers = [("content-type", "application/json"), ("accept", "application/octet-stream")];
+    let binary = json!({ "inputs": ["kept"], "remote": true }).to_string();
+    assert_eq!(other.server.client().send("/lookup", &headers, &binary).unwrap().0, 422);
+    // Invalidated is gone there too; what is here is told as here.
+    other.embed(&json!({ "inputs": ["kept"], "namespace": "docs" }));
+    assert_eq!(look(&json!({ "inputs": ["kept"], "namespace": "docs", "remote": true }))[0]["tier"], json!("local"));
+    one.server.post("/invalidate", &json!({ "tags": ["t"] }));
+    let asked = json!({ "inputs": ["kept"], "namespace": "docs", "remote": true });
+    until("its end", || look(&asked)[0]["cached"] == json!(false));
+}
+
+#[test]
+fn what_is_imported_on_one_machine_is_there_for_all_but_what_is_not_shared() {
+    if !live::available() {
+        return;
+    }
+    let redis = live::Server::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let texts = texts(300, "an export");
+    {
+        let mut server = Server::start(folder.path());
+        for (name, tags) in [("docs", json!(["doc:1"])), ("private", json!([]))] {
+            let body = json!({ "inputs": texts, "namespace": name, "tags": tags });
+            assert_eq!(server.post("/embed", &body).0, 200);
+        }
+        assert!(server.stop().success());
+    }
+    let tool = |folder: &Path, arguments: &[&str]| {
+        let mut command = command(folder, &redis.url());
+        command.args(arguments).args(["--data-dir", "data", "--model"]).arg(crate::support::server::tiny());
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let out = folder.path().join("out.npy");
+    tool(folder.path(), &["export", out.to_str().unwrap(), "--format", "npy"]);
+    let target = tempfile::tempdir().unwrap();
+    let policies = "[policies.private]\nnamespaces = [\"private\"]\nshared = false\n";
+    std::fs::write(target.path().join("vecmemo.toml"), policies).unwrap();
+    let said = tool(target.path(), &["import", out.to_str().unwrap()]);
+    assert!(said.contains("600 entries imported") && said.contains("300 of them are in the shared tier"), "{said}");
+    let other = Machine::new(&redis.url());
+    let statuses = |name: &str| -> Vec<Value> {
+        let answer = other.embed(&json!({ "inputs": texts, "namespace": name }));
+        answer["items"].as_array().unwrap().iter().map(|item| item["status"].clone()).collect()
+    };
+    assert!(statuses("docs").iter().all(|status| status == "remote"));
+    assert!(statuses("private").iter().all(|status| status == "computed"));
+    // With what belongs to them, on the machine that took them from there.
+    let (_, answer) = other.server.post("/invalidate", &json!({ "tags": ["doc:1"] }));
+    assert_eq!(answer["removed"], json!(300), "{answer}");
+}
+
+#[test]
 fn what_is_invalidated_on_one_machine_is_gone_on_all() {
     if !live::available() {
         return;

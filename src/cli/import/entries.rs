@@ -8,6 +8,7 @@ use half::f16;
 use super::super::export;
 use super::super::export::facts::{Batch, Facts};
 use super::super::meter::{self, Meter};
+use super::share::Share;
 use super::{Arguments, Outcome};
 use crate::cache::{Ledger, Veiled};
 use crate::config::Settings;
@@ -65,7 +66,7 @@ pub(super) fn import(arguments: &Arguments, settings: &Settings) -> anyhow::Resu
     // What was erased since must not come back.
     let erased = Ledger::of(&settings.data_dir).erased_since(manifest.created);
     let erased = erased.context("what was erased since the export was made cannot be read")?;
-    let store = open()?;
+    let into = Into { store: open()?, share: Share::begin(settings)?, erased, replace: arguments.replace };
     let mut outcome = Outcome::default();
     let mut meter = Meter::new("imported", manifest.count);
     let mut row = 0;
@@ -75,58 +76,67 @@ pub(super) fn import(arguments: &Arguments, settings: &Settings) -> anyhow::Resu
             Ok(batch) => batch,
             Err(error) => break Err(error),
         };
-        put(&store, &batch, manifest.dims, row, arguments.replace, &erased, &mut outcome)?;
+        into.put(&batch, manifest.dims, row, &mut outcome)?;
         row += batch.facts.len() as u64;
         meter.advance(batch.facts.len() as u64);
     };
     meter.finish();
-    store.sync().context("the store cannot be synced")?;
+    into.store.sync().context("the store cannot be synced")?;
     imported.with_context(|| format!("{} cannot be read after row {row}", arguments.from.display()))?;
-    outcome.evicted = store.info().evicted;
+    let info = into.store.info();
+    (outcome.evicted, outcome.over_quota) = (info.evicted, info.over_quota);
+    outcome.shared = into.share.finish();
     Ok(outcome)
 }
 
-/// Stores what of a batch is right and missing.
-fn put(
-    store: &Store,
-    batch: &Batch,
-    dims: usize,
-    first_row: u64,
+/// Where entries go, and which may.
+struct Into<'a> {
+    store: Store,
+    share: Share<'a>,
+    /// What must not come back.
+    erased: Veiled,
+    /// Whether what is cached makes room.
     replace: bool,
-    erased: &Veiled,
-    outcome: &mut Outcome,
-) -> anyhow::Result<()> {
-    let now = meter::now();
-    let mut wanted: Vec<(&Facts, &[f16], Namespace)> = Vec::with_capacity(batch.facts.len());
-    let mut seen: HashSet<Key> = HashSet::with_capacity(batch.facts.len());
-    for ((facts, row), number) in batch.facts.iter().zip(batch.rows.chunks_exact(dims)).zip(first_row..) {
-        match check(facts, row) {
-            Ok(_) if erased.has(&facts.key) => outcome.erased += 1,
-            Err(refusal) => outcome.refuse(number, facts.key, refusal),
-            Ok(_) if facts.expires.is_some_and(|expires| expires <= now) => outcome.expired += 1,
-            Ok(_) if !seen.insert(facts.key) => outcome.kept += 1,
-            Ok(namespace) => wanted.push((facts, row, namespace)),
-        }
-    }
-    if !replace {
-        let keys: Vec<Key> = wanted.iter().map(|(facts, ..)| facts.key).collect();
-        let cached = store.contains_many(&keys, now);
-        let mut cached = cached.iter();
-        wanted.retain(|_| cached.next().is_some_and(Option::is_none));
-        outcome.kept += (keys.len() - wanted.len()) as u64;
-    }
-    // Entries are stamped with the time they are put at: those of one second go together.
-    for same_second in wanted.chunk_by(|(one, ..), (next, ..)| one.created == next.created) {
-        let entries: Vec<NewEntry<'_>> = same_second.iter().map(new_entry).collect();
-        let created = same_second[0].0.created.min(now);
-        store.put_many(&entries, created).context("the store cannot take them")?;
-        outcome.imported += entries.len() as u64;
-    }
-    Ok(())
 }
 
-fn new_entry<'a>((facts, row, namespace): &'a (&'a Facts, &'a [f16], Namespace)) -> NewEntry<'a> {
+impl Into<'_> {
+    /// Stores what of a batch is right and missing.
+    fn put(&self, batch: &Batch, dims: usize, first_row: u64, outcome: &mut Outcome) -> anyhow::Result<()> {
+        let Self { store, share, erased, replace } = self;
+        let now = meter::now();
+        let mut wanted: Vec<(&Facts, &[f16], Namespace)> = Vec::with_capacity(batch.facts.len());
+        let mut seen: HashSet<Key> = HashSet::with_capacity(batch.facts.len());
+        for ((facts, row), number) in batch.facts.iter().zip(batch.rows.chunks_exact(dims)).zip(first_row..) {
+            match check(facts, row) {
+                Ok(_) if erased.has(&facts.key) => outcome.erased += 1,
+                Err(refusal) => outcome.refuse(number, facts.key, refusal),
+                Ok(_) if facts.expires.is_some_and(|expires| expires <= now) => outcome.expired += 1,
+                Ok(_) if !seen.insert(facts.key) => outcome.kept += 1,
+                Ok(namespace) => wanted.push((facts, row, namespace)),
+            }
+        }
+        if !*replace {
+            let keys: Vec<Key> = wanted.iter().map(|(facts, ..)| facts.key).collect();
+            let cached = store.contains_many(&keys, now);
+            let mut cached = cached.iter();
+            wanted.retain(|_| cached.next().is_some_and(Option::is_none));
+            outcome.kept += (keys.len() - wanted.len()) as u64;
+        }
+        // Entries are stamped with the time they are put at: those of one second go together.
+        for same_second in wanted.chunk_by(|(one, ..), (next, ..)| one.created == next.created) {
+            let entries: Vec<NewEntry<'_>> = same_second.iter().map(|wanted| new_entry(wanted, share)).collect();
+            let created = same_second[0].0.created.min(now);
+            store.put_many(&entries, created).context("the store cannot take them")?;
+            share.offer(&entries, created, now);
+            outcome.imported += entries.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+fn new_entry<'a>((facts, row, namespace): &'a (&'a Facts, &'a [f16], Namespace), share: &Share<'_>) -> NewEntry<'a> {
     NewEntry {
+        quota: share.quota(namespace.as_str()),
         tokens: facts.tokens,
         truncated: facts.truncated,
         expires: facts.expires,

@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use super::super::export::npy::Array;
 use super::super::meter::{self, Meter};
 use super::super::warm::lines::{Format, Line, Reader};
+use super::share::Share;
 use super::{Arguments, Outcome};
 use crate::config::Settings;
 use crate::domain::{ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation};
@@ -48,8 +49,14 @@ pub(super) fn import(arguments: &Arguments, texts: &Path, settings: &Settings) -
     );
     let scope = scope(&card, &namespace, arguments.prompt_name.as_deref())?;
 
-    let mut import =
-        Import { store: open()?, scope, namespace, replace: arguments.replace, outcome: Outcome::default() };
+    let mut import = Import {
+        store: open()?,
+        share: Share::begin(settings)?,
+        scope,
+        namespace,
+        replace: arguments.replace,
+        outcome: Outcome::default(),
+    };
     let mut meter = Meter::new("imported", count);
     let mut lines = lines();
     let mut row = 0;
@@ -67,8 +74,10 @@ pub(super) fn import(arguments: &Arguments, texts: &Path, settings: &Settings) -
     }
     meter.finish();
     import.store.sync().context("the store cannot be synced")?;
-    import.outcome.evicted = import.store.info().evicted;
-    Ok(import.outcome)
+    let Import { store, share, mut outcome, .. } = import;
+    outcome.shared = share.finish();
+    (outcome.evicted, outcome.over_quota) = (store.info().evicted, store.info().over_quota);
+    Ok(outcome)
 }
 
 /// The scope in which the service looks texts up that are asked for with these words.
@@ -85,15 +94,16 @@ fn scope(card: &ModelCard, namespace: &Namespace, prompt_name: Option<&str>) -> 
 }
 
 /// What all rows have in common, and what has become of them.
-struct Import {
+struct Import<'a> {
     store: Store,
+    share: Share<'a>,
     scope: Scope,
     namespace: Namespace,
     replace: bool,
     outcome: Outcome,
 }
 
-impl Import {
+impl Import<'_> {
     /// Stores the vectors of some texts, as far as they can be used and are missing.
     fn put(&mut self, lines: &[Line], values: &[f32], first_row: u64) -> anyhow::Result<()> {
         let now = meter::now();
@@ -119,10 +129,12 @@ impl Import {
             .iter()
             .map(|(key, embedding)| NewEntry {
                 replace: true,
+                quota: self.share.quota(self.namespace.as_str()),
                 ..NewEntry::new(*key, &embedding.unit, embedding.norm, &self.namespace)
             })
             .collect();
         self.store.put_many(&entries, now).context("the store cannot take them")?;
+        self.share.offer(&entries, now, now);
         self.outcome.imported += entries.len() as u64;
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 mod entries;
 mod foreign;
+mod share;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,12 +67,20 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     if unnamed > 0 {
         say(&format!("and {unnamed} more"));
     }
-    let Outcome { imported, kept, expired, refused, erased, evicted, .. } = outcome;
+    let Outcome { imported, kept, expired, refused, erased, evicted, over_quota, shared, .. } = outcome;
     print(&format!(
         "{imported} entries imported, {kept} were cached already and stay, {expired} have expired, {refused} refused"
     ))?;
+    if shared > 0 {
+        print(&format!("{shared} of them are in the shared tier"))?;
+    }
     if erased > 0 {
         say(&format!("{erased} entries were left out: they were erased here since they were exported"));
+    }
+    if over_quota > 0 {
+        say(&format!(
+            "{over_quota} entries were dropped, for their namespace may not have more: the policies' quota says how many"
+        ));
     }
     if evicted > 0 {
         say(&format!("{evicted} entries were evicted to make room: raise --capacity-entries to keep all"));
@@ -89,6 +98,9 @@ struct Outcome {
     /// Erased here since they were exported.
     erased: u64,
     evicted: u64,
+    over_quota: u64,
+    /// Those that the shared tier has taken.
+    shared: u64,
     /// Why rows were refused, of the first ones.
     complaints: Vec<String>,
 }
