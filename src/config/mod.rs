@@ -156,6 +156,9 @@ pub fn defaults() -> Typed {
             deadline_ms: Some(tier.deadline.as_millis() as u64),
             lease_ms: tier.lease.map(|lease| lease.as_millis() as u64),
             hedge_ms: Some(tier.hedge.map_or(0, |hedge| hedge.as_millis() as u64)),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             ttl_max_seconds: Some(tier.ttl_max.as_secs()),
             queue_bytes_max: Some(tier.queue_bytes_max),
             prefix: Some(tier.prefix),
@@ -385,6 +388,7 @@ fn policies(typed: &Typed, durability: store::Durability, sync_interval: Duratio
 fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, ConfigError> {
     let TypedRemote { url, deadline_ms, lease_ms, hedge_ms, ttl_max_seconds, queue_bytes_max, prefix, .. } =
         &typed.remote;
+    let TypedRemote { ca_file, cert_file, key_file, .. } = &typed.remote;
     let Some(url) = url.as_deref().filter(|url| !url.is_empty()) else { return Ok(None) };
     let url: remote::Url =
         url.parse().map_err(|error: remote::UrlError| ConfigError::Remote { problem: error.to_string() })?;
@@ -401,6 +405,21 @@ fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, Config
         let reason = "less than deadline_ms, after which nobody waits for the second answer either; 0 for never";
         return Err(not("remote.hedge_ms", hedge_ms.unwrap_or_default(), reason));
     }
+    let identity = match (cert_file, key_file) {
+        (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+        (None, None) => None,
+        (Some(file), None) => {
+            return Err(not("remote.cert_file", file.display(), "given with key_file: neither is of use alone"));
+        }
+        (None, Some(file)) => {
+            return Err(not("remote.key_file", file.display(), "given with cert_file: neither is of use alone"));
+        }
+    };
+    if !url.has_tls() && (ca_file.is_some() || identity.is_some()) {
+        let problem =
+            "begins with rediss://, rediss-sentinel:// or rediss-cluster:// where certificates are given".to_owned();
+        return Err(ConfigError::Remote { problem });
+    }
     let config = remote::Config {
         deadline: Duration::from_millis(deadline_ms),
         queue_bytes_max: queue_bytes_max.unwrap_or(usual.queue_bytes_max),
@@ -408,6 +427,7 @@ fn remote(typed: &Typed) -> Result<Option<(remote::Url, remote::Config)>, Config
         prefix: prefix.clone().unwrap_or(usual.prefix),
         lease,
         hedge,
+        certificates: remote::Certificates { authority: ca_file.clone(), identity },
         state_file: typed.data_dir.as_ref().map(|folder| folder.join("remote.json")),
     };
     Ok(Some((url, config)))

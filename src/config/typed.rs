@@ -459,6 +459,42 @@ pub struct TypedRemote {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge_ms: Option<u64>,
 
+    /// Whose certificates the servers of a tier with TLS may be signed by, in place of those that the system trusts: a file in PEM
+    #[arg(
+        id = "remote.ca_file",
+        long = "remote-ca-file",
+        env = "VECMEMO_REMOTE_CA_FILE",
+        value_name = "FILE",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+
+    /// The certificate that servers are shown that ask for one, in PEM; with its key
+    #[arg(
+        id = "remote.cert_file",
+        long = "remote-cert-file",
+        env = "VECMEMO_REMOTE_CERT_FILE",
+        value_name = "FILE",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert_file: Option<PathBuf>,
+
+    /// The private key of that certificate, in PEM
+    #[arg(
+        id = "remote.key_file",
+        long = "remote-key-file",
+        env = "VECMEMO_REMOTE_KEY_FILE",
+        value_name = "FILE",
+        help_heading = "Shared tier",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+
     /// Seconds that the shared tier keeps a record at most
     #[arg(
         id = "remote.ttl_max_seconds",

@@ -24,6 +24,7 @@
 //! All times in records and notices are the tier's ([`Tier::now`]): clocks of nodes may be apart. The bytes are described
 //! in `FORMAT.md`.
 
+mod access;
 mod breaker;
 mod core;
 mod figures;
@@ -55,6 +56,7 @@ use std::{fmt, io, thread};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 
+use self::access::Access;
 use self::core::Core;
 use self::figures::add;
 use self::follow::Followed;
@@ -66,6 +68,7 @@ use self::state::State;
 use self::stream::Pace;
 use crate::domain::{Key, ModelVersion, Namespace};
 
+pub use self::access::Certificates;
 pub use self::breaker::BreakerState;
 pub use self::figures::{Figures, LATENCY_BOUNDS_US};
 pub use self::leases::Lease;
@@ -101,6 +104,8 @@ pub struct Config {
     /// After how long without an answer a fetch is asked for once more, over another connection or of a replica; `None` for never. One in
     /// ten is at most.
     pub hedge: Option<Duration>,
+    /// What connections over TLS take, where the system's own trust is not enough.
+    pub certificates: Certificates,
     /// Where this node keeps how far it has read the log, and what it could not send.
     pub state_file: Option<PathBuf>,
 }
@@ -114,6 +119,7 @@ impl Default for Config {
             prefix: "vecmemo".to_owned(),
             lease: Some(Duration::from_secs(3)),
             hedge: None,
+            certificates: Certificates::default(),
             state_file: None,
         }
     }
@@ -126,6 +132,28 @@ pub enum StartError {
     /// The prefix is empty, too long, or has a character that names may not have.
     #[error("the prefix is 1 to {PREFIX_BYTES_MAX} ASCII letters, digits and . _ -, not {0:?}")]
     Prefix(String),
+    /// Certificates are given for an address without TLS.
+    #[error(
+        "certificates are of no use without TLS: the address has to begin with rediss://, rediss-sentinel:// or rediss-cluster://"
+    )]
+    NotTls,
+    /// A file of certificates cannot be read.
+    #[error("the file {path} cannot be read")]
+    Certificate {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A file has nothing of what it should have.
+    #[error("the file {path} has no {kind} in PEM")]
+    NotPem {
+        /// Where it is.
+        path: PathBuf,
+        /// What is missing.
+        kind: &'static str,
+    },
     /// The thread could not be started.
     #[error("the thread for the shared tier could not be started")]
     Thread(#[source] io::Error),
@@ -207,8 +235,8 @@ impl Tier {
     /// When the configuration cannot be used, the state file cannot be read, or the thread cannot be started.
     pub fn start(url: &Url, config: Config) -> Result<Self, StartError> {
         let names = Names::new(&config.prefix);
-        let hedge = config.hedge;
-        Self::begin(config, |bells| Servers::start(url, names, hedge, bells.clone()))
+        let (access, hedge) = (Access::new(url, &config.certificates)?, config.hedge);
+        Self::begin(config, |bells| Servers::start(access, names, hedge, bells.clone()))
     }
 
     /// A tier in memory, which other nodes of the same process share. For tests.

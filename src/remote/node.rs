@@ -15,10 +15,11 @@ use redis::{
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
+use super::access::Access;
 use super::breaker::{Breaker, BreakerState};
 use super::link::{Fault, Standing};
 use super::slots::{list, number, text};
-use super::url::{Address, Login, Url};
+use super::url::{Address, Login};
 
 /// How long connecting may take, with everything that is said at the beginning.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -56,7 +57,7 @@ pub(super) struct Manner {
 }
 
 pub(super) struct Node {
-    url: Arc<Url>,
+    url: Arc<Access>,
     origin: Origin,
     manner: Manner,
     channel: Arc<str>,
@@ -90,7 +91,13 @@ struct Spare {
 
 impl Node {
     /// A server that is being connected to. Has to be called where tasks can be spawned.
-    pub(super) fn start(url: Arc<Url>, origin: Origin, manner: Manner, channel: Arc<str>, bells: Bells) -> Arc<Self> {
+    pub(super) fn start(
+        url: Arc<Access>,
+        origin: Origin,
+        manner: Manner,
+        channel: Arc<str>,
+        bells: Bells,
+    ) -> Arc<Self> {
         let address = match &origin {
             Origin::At(address) => Some(address.clone()),
             Origin::Watched { .. } => None,
@@ -386,7 +393,7 @@ async fn tend(node: Weak<Node>, wake: Arc<Notify>) {
 
 /// A new connection to any server of the tier's.
 pub(super) async fn connect(
-    url: &Url,
+    url: &Access,
     address: &Address,
     login: &Login,
     database: i64,
@@ -405,7 +412,11 @@ pub(super) async fn connect(
         settings = settings.set_password(password);
     }
     let info = place.into_connection_info().map_err(|error| fault(&error))?.set_redis_settings(settings);
-    let client = Client::open(info).map_err(|error| fault(&error))?;
+    let client = match url.certificates.clone() {
+        Some(certificates) => Client::build_with_tls(info, certificates),
+        None => Client::open(info),
+    };
+    let client = client.map_err(|error| fault(&error))?;
     let config = config.set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
     client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| fault(&error))
 }
@@ -420,8 +431,24 @@ fn run_of(info: &Value) -> Option<String> {
 pub(super) fn fault(error: &RedisError) -> Fault {
     match error.code() {
         Some(code) => Fault::Refused { code: code.to_owned(), detail: error.detail().unwrap_or_default().to_owned() },
-        None => Fault::Lost(error.to_string()),
+        None => Fault::Lost(explained(error.to_string())),
     }
+}
+
+/// What TLS says of certificates, and what can be done about it.
+fn explained(problem: String) -> String {
+    const UNTRUSTED: &str =
+        "the server's certificate is signed by nobody that is trusted here: ca_file in [remote] names who is";
+    const ADVICE: [(&str, &str); 5] = [
+        ("UnknownIssuer", UNTRUSTED),
+        // Another authority of the same name.
+        ("BadSignature", UNTRUSTED),
+        ("NotValidForName", "the server's certificate is for other names than the address has"),
+        ("Expired", "the server's certificate is not valid any more"),
+        ("CertificateRequired", "the server wants to be shown a certificate: cert_file and key_file in [remote]"),
+    ];
+    let advice = ADVICE.iter().find(|(word, _)| problem.contains(word));
+    advice.map_or_else(|| problem.clone(), |(_, advice)| format!("{advice} ({problem})"))
 }
 
 /// An answer that is an error of the server's, as a fault.

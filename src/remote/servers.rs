@@ -14,6 +14,7 @@ use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value, cmd};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout, timeout_at};
 
+use super::access::Access;
 use super::breaker::BreakerState;
 use super::hedge::Hedge;
 use super::link::{Answer, Fault, Link, Page, Read, Standing, Work};
@@ -78,7 +79,7 @@ impl Names {
 
 /// See the module's head.
 pub(super) struct Servers {
-    url: Arc<Url>,
+    url: Arc<Access>,
     names: Names,
     bells: Bells,
     log_slot: u16,
@@ -127,8 +128,8 @@ impl Op {
 
 impl Servers {
     /// Begins to connect. Has to be called where tasks can be spawned.
-    pub(super) fn start(url: &Url, names: Names, hedge: Option<Duration>, bells: Bells) -> Arc<Self> {
-        let url = Arc::new(url.clone());
+    pub(super) fn start(access: Access, names: Names, hedge: Option<Duration>, bells: Bells) -> Arc<Self> {
+        let url = Arc::new(access);
         let manner = Manner { is_replica: false, has_spare: hedge.is_some() };
         let start = |origin| Node::start(Arc::clone(&url), origin, manner, Arc::clone(&names.channel), bells.clone());
         let map = match &url.kind {

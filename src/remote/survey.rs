@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use redis::{AsyncConnectionConfig, cmd};
 use tokio::time::timeout;
 
+use super::access::Access;
 use super::link::Fault;
 use super::node::{connect, fault};
 use super::slots::{SLOTS, text};
@@ -61,7 +62,7 @@ pub struct Server {
 }
 
 /// Asks the masters, then the replicas that they name.
-pub(super) async fn of(url: &Url, masters: &[Address], slots: &HashMap<Address, u16>) -> Survey {
+pub(super) async fn of(url: &Access, masters: &[Address], slots: &HashMap<Address, u16>) -> Survey {
     let mut servers = join_all(masters.iter().map(|address| ask(url, address))).await;
     for (server, address) in servers.iter_mut().zip(masters) {
         server.slots = slots.get(address).copied().unwrap_or(0);
@@ -93,7 +94,7 @@ fn kind(url: &Url) -> &'static str {
     }
 }
 
-async fn ask(url: &Url, address: &Address) -> Server {
+async fn ask(url: &Access, address: &Address) -> Server {
     let asked = timeout(ASK, async {
         let config = AsyncConnectionConfig::new();
         let mut connection = connect(url, address, &url.login, 0, config).await?;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! `rediss`, `rediss-sentinel` and `rediss-cluster` are the same over TLS; `valkey…` is another spelling of `redis…`.
-//! A server's certificate is checked against those that the system trusts, or those in the file that `SSL_CERT_FILE` names.
+//! A server's certificate is checked against those that the system trusts, or those in the file that `SSL_CERT_FILE` names, unless
+//! [`Certificates`](super::Certificates) say otherwise.
 //! `?sentinel_user=…&sentinel_password=…` is what sentinels are told, where they ask. `%` escapes what would end a part.
 //!
 //! Never shown, in any error or by any formatting: user and password.
@@ -89,6 +90,14 @@ pub enum UrlError {
     /// A parameter that is not known.
     #[error("the address takes sentinel_user and sentinel_password after its ?, and nothing else")]
     Parameter,
+}
+
+impl Url {
+    /// Whether connections are over TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.tls
+    }
 }
 
 impl FromStr for Url {

@@ -137,6 +137,20 @@ fn a_setting_that_makes_no_sense_is_refused_by_name() {
     assert!(refused(twice).contains("the policy b: tags cannot have \"t\": the policy a has it already"));
     assert!(refused("[page]\ncurrency = \"euro\"").contains("page.currency cannot be euro: three capital letters"));
     assert!(refused("[page]\nprice_per_million_tokens = -1").contains("page.price_per_million_tokens cannot be -1"));
+    let quota = "[policies.docs]\ntags = [\"a\"]\nquota = 5";
+    assert!(refused(quota).contains("the policy docs: quota needs namespaces"));
+    let weaker = "durability = \"always\"\n[policies.docs]\ntags = [\"a\"]\ndurability = \"process\"";
+    assert!(refused(weaker).contains("the policy docs: durability cannot be less than the setting durability"));
+    let tier = |url: &str, more: &str| refused(&format!("[remote]\nurl = \"{url}\"\n{more}"));
+    assert!(
+        tier("redis://a", "deadline_ms = 5\nhedge_ms = 5")
+            .contains("remote.hedge_ms cannot be 5: less than deadline_ms")
+    );
+    assert!(tier("redis://a", "ca_file = \"ca.pem\"").contains("remote.url: begins with rediss://"));
+    assert!(
+        tier("rediss://a", "key_file = \"key.pem\"")
+            .contains("remote.key_file cannot be key.pem: given with cert_file")
+    );
     assert!(fail(vecmemo(folder.path()).args(["config", "--config", "absent.toml"])).contains("absent.toml"));
 }
 

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod live;
+mod secured;
 mod shared;
 mod single;
 mod stream;
