@@ -352,7 +352,7 @@ impl Collector for TierCollector {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
-        let counters: [(&str, &str, u64); 21] = [
+        let counters: [(&str, &str, u64); 22] = [
             ("remote_hits", "Keys found in the shared tier", figures.hits),
             ("remote_misses", "Keys looked for in the shared tier and not found, or not in time", figures.misses),
             ("remote_stores", "Records written to the shared tier", figures.stores),
@@ -377,6 +377,11 @@ impl Collector for TierCollector {
             ("remote_leases_theirs", "Texts waited for while another machine computed them", figures.leases_theirs),
             ("remote_leases_expired", "Texts waited for that the other machine did not finish", figures.leases_expired),
             ("remote_notices_sent", "Invalidations told to other machines", figures.notices_sent),
+            (
+                "remote_notices_unconfirmed",
+                "Invalidations that no replica was known to have when they were answered",
+                figures.notices_unconfirmed,
+            ),
             ("remote_notices_received", "Invalidations heard from other machines", figures.notices_received),
             ("remote_notices_restored", "Invalidations that had to be told again", figures.notices_restored),
             ("remote_stream_handled", "Events of the stream that were handled", figures.stream_handled),

@@ -51,6 +51,8 @@ pub struct Figures {
     pub leases_expired: u64,
     /// Notices published.
     pub notices_sent: u64,
+    /// Those that no replica was known to have when their publishers were answered, though there is one.
+    pub notices_unconfirmed: u64,
     /// Notices of others taken in.
     pub notices_received: u64,
     /// Notices that the servers had lost and were given again.
@@ -109,6 +111,7 @@ pub(super) struct Counters {
     pub(super) leases_theirs: AtomicU64,
     pub(super) leases_expired: AtomicU64,
     pub(super) notices_sent: AtomicU64,
+    pub(super) notices_unconfirmed: AtomicU64,
     pub(super) notices_received: AtomicU64,
     pub(super) notices_restored: AtomicU64,
     pub(super) stream_handled: AtomicU64,
@@ -158,6 +161,7 @@ impl Counters {
             leases_theirs: get(&self.leases_theirs),
             leases_expired: get(&self.leases_expired),
             notices_sent: get(&self.notices_sent),
+            notices_unconfirmed: get(&self.notices_unconfirmed),
             notices_received: get(&self.notices_received),
             notices_restored: get(&self.notices_restored),
             stream_handled: get(&self.stream_handled),

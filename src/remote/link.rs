@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::breaker::BreakerState;
 use super::notices::{Epoch, Logged};
@@ -148,6 +148,12 @@ pub(super) trait Link: Send + Sync {
         least: Epoch,
         deadline: Instant,
     ) -> Answer<'a, Result<(Logged, Epoch), Fault>>;
+
+    /// Waits, for `patience` at most, until a replica of who keeps the log has a notice that was published: whether one has, `None` if
+    /// there is none.
+    fn confirm<'a>(&'a self, _: &'a Logged, _patience: Duration) -> Answer<'a, Option<bool>> {
+        Box::pin(async { None })
+    }
 
     /// The log after an epoch.
     fn since(&self, epoch: Epoch, deadline: Instant) -> Answer<'_, Result<Page, Fault>>;

@@ -8,6 +8,7 @@
 //!                  │ else what is new                                              │
 //!                  ▼                                                               ▼
 //!              take it in ─► tell the listener ─► send what waits ─► keep the place on disk ─► records are served
+//!                                                     └─► a replica has it, or time is up ─► who published is answered
 //! ```
 
 use std::collections::HashMap;
@@ -33,6 +34,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 const KEEP: Duration = Duration::from_secs(1);
 /// How many notices are taken in before those who judge records get their turn.
 const AT_ONCE: usize = 512;
+
+/// How many notices are sent before a replica is waited for.
+const CONFIRMED_AT_ONCE: usize = 64;
 
 /// Keeps up, for ever. `known` says whether this node has read the log before it was started.
 pub(super) async fn keep_up(core: Arc<Core>, known: bool) {
@@ -129,11 +133,23 @@ impl Follower {
 
     /// Sends what this node has published, in its order, after what it has taken in. True if there was anything.
     async fn send_pending(&mut self, taken_in: Epoch) -> Result<bool, Fault> {
-        let core = Arc::clone(&self.core);
         let mut any = false;
         loop {
-            let Some(text) = core.notices().first_pending() else { return Ok(any) };
-            any = true;
+            let mut sent = Vec::new();
+            let more = self.send_some(taken_in, &mut sent).await;
+            any |= !sent.is_empty();
+            self.confirm(sent);
+            if !more? {
+                return Ok(any);
+            }
+        }
+    }
+
+    /// Sends some of it. True if there may be more.
+    async fn send_some(&mut self, taken_in: Epoch, sent: &mut Vec<(Logged, Option<u64>)>) -> Result<bool, Fault> {
+        let core = Arc::clone(&self.core);
+        while sent.len() < CONFIRMED_AT_ONCE {
+            let Some(text) = core.notices().first_pending() else { return Ok(false) };
             let retention_ms = u64::try_from(core.config.ttl_max.as_millis()).unwrap_or(u64::MAX);
             let published = core.link.publish(&text, retention_ms, taken_in, Instant::now() + core.patience()).await;
             let (logged, before) = published.inspect_err(|_| core.sent.send_modify(|sent| sent.failures += 1))?;
@@ -153,10 +169,25 @@ impl Follower {
                 }
             };
             add(&core.counters.notices_sent, 1);
-            if let Some(ticket) = ticket {
-                core.sent.send_modify(|sent| sent.ticket = ticket);
-            }
+            sent.push((logged, ticket));
         }
+        Ok(true)
+    }
+
+    /// Tells those who wait that their notices were sent, as soon as a replica has them, or a short time is over. Nothing else waits for that.
+    fn confirm(&self, sent: Vec<(Logged, Option<u64>)>) {
+        let Some((last, _)) = sent.last().cloned() else { return };
+        let core = Arc::clone(&self.core);
+        tokio::spawn(async move {
+            let patience = core.config.deadline.min(core.patience() / 5);
+            // What was published before it is in every replica that has the last.
+            if core.link.confirm(&last, patience).await == Some(false) {
+                add(&core.counters.notices_unconfirmed, sent.len());
+            }
+            if let Some(newest) = sent.iter().filter_map(|(_, ticket)| *ticket).max() {
+                core.sent.send_modify(|sent| sent.ticket = sent.ticket.max(newest));
+            }
+        });
     }
 
     /// The log after an epoch, whole.

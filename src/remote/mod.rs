@@ -3,6 +3,7 @@
 //! ```text
 //! fetch ──► one round trip: records and the newest epoch ──► anything published since? catch up, or nothing
 //!                                                        └─► each record proves its key, its age and its epoch
+//!    └ late? once more, another way: see `hedge.rs`
 //! store ──► a queue, bounded in bytes ──► SET … PX, many in one write
 //! publish ─► the log of invalidations ──► every other node takes it in before it is served anything more
 //! ```
@@ -15,8 +16,9 @@
 //! - An invalidation that cannot be sent is kept, also on disk, and sent before anything else once the servers are back.
 //! - Values are immutable: a record is only ever replaced by an equal one or a newer epoch's.
 //!
-//! Limits: with asynchronous replication a server that takes over may lack the newest invalidations. Nodes that knew of
-//! them put them back as soon as they connect; a node that connects before any of those may be served what they meant.
+//! Limits: with asynchronous replication a server that takes over may lack the newest invalidations. Who publishes one is answered when a
+//! replica has it, or after a deadline at most; nodes that knew of what was lost put it back as soon as they connect, and one that connects
+//! before any of those may be served what it meant.
 //!
 //! One thread, `vecmemo-remote`, owns all connections. Callers are ordinary threads: every function here may block, for at
 //! most what it says. Must not be called from async code.
@@ -436,7 +438,8 @@ impl Tier {
         })
     }
 
-    /// Invalidates on every node. True once the servers have taken it, and from then on nobody is served what it means.
+    /// Invalidates on every node. True once the servers have taken it, and from then on nobody is served what it means. Where there are replicas, one
+    /// is given a deadline to have it too, and [`Figures::notices_unconfirmed`] counts if none has.
     /// False if they have not within half a second or so: it is kept, and sent before anything is read when they can be
     /// reached; this node is served nothing that it means meanwhile. A notice of more than [`NOTICE_KEYS_MAX`] keys is
     /// sent as several; an empty one is not sent.

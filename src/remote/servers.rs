@@ -23,7 +23,7 @@ use super::notices::{Epoch, Logged};
 use super::scripts;
 use super::slots::{SLOTS, list, masters, number, replicas, slot, text};
 use super::survey::{self, Survey};
-use super::url::{Address, Kind, Url};
+use super::url::{Address, Kind};
 use crate::domain::Key;
 
 /// How often the map of a cluster is drawn anew when nothing asks for it.
@@ -34,6 +34,8 @@ const REDRAW_SOON: Duration = Duration::from_millis(500);
 const REDRAW_PAUSE: Duration = Duration::from_millis(100);
 /// How long one server may take to say how the cluster is made up.
 const REDRAW_ASK: Duration = Duration::from_millis(500);
+/// How much longer than it may wait for its replicas a server has to say that none has answered.
+const CONFIRM_GRACE: Duration = Duration::from_millis(5);
 /// How many notices a page of the log has at most.
 const PAGE: usize = 2048;
 
@@ -85,7 +87,16 @@ pub(super) struct Servers {
     log_slot: u16,
     redraw: Arc<Notify>,
     hedge: Option<Hedge>,
+    /// Held while a replica is waited for.
+    scribe: tokio::sync::Mutex<Option<Scribe>>,
     map: RwLock<Arc<Map>>,
+}
+
+/// A connection of its own to who keeps the log: a server that waits for its replicas answers nothing else on it meanwhile.
+struct Scribe {
+    connection: MultiplexedConnection,
+    /// The number of the connection that the log is read over.
+    of: u64,
 }
 
 /// Who keeps what.
@@ -151,6 +162,7 @@ impl Servers {
             bells,
             redraw: Arc::clone(&redraw),
             hedge: hedge.map(Hedge::new),
+            scribe: tokio::sync::Mutex::default(),
             map: RwLock::new(Arc::new(map)),
             url,
         });
@@ -266,6 +278,37 @@ impl Servers {
         let node = node.filter(|node| node.generation() != 0).ok_or(Fault::Away)?;
         let config = AsyncConnectionConfig::new();
         node::connect(&self.url, &node.address(), &self.url.login, self.url.database, config).await
+    }
+
+    /// See [`Link::confirm`]. A fault is no confirmation.
+    async fn confirmed(&self, logged: &Logged, wait_ms: u64) -> Result<Option<bool>, Fault> {
+        let mut scribe = self.scribe.lock().await;
+        let generation = self.generation();
+        let mut connection = match scribe.take().filter(|scribe| scribe.of == generation) {
+            Some(scribe) => scribe.connection,
+            None => self.dial(&self.names.epoch).await?,
+        };
+        let ask = |error| node::fault(&error);
+        let role = connection.send_packed_command(&cmd("ROLE")).await.map_err(ask)?;
+        let has_replicas = match list(&role) {
+            Some([_, _, replicas, ..]) => !list(replicas).unwrap_or_default().is_empty(),
+            _ => return Err(refusal(&role).unwrap_or(Fault::Garbled)),
+        };
+        let mut confirmed = None;
+        if has_replicas {
+            // A server waits for what was written over the very connection: its time is written once more.
+            let mut commands = Pipeline::with_capacity(2);
+            commands.cmd("HSET").arg(&self.names.times).arg(logged.epoch).arg(logged.time);
+            commands.cmd("WAIT").arg(1).arg(wait_ms);
+            let values = connection.send_packed_commands(&commands, 0, 2).await.map_err(ask)?;
+            if let Some(fault) = values.iter().find_map(refusal) {
+                return Err(fault);
+            }
+            confirmed = Some(values.get(1).and_then(number).is_some_and(|replicas| replicas > 0));
+        }
+        // Kept only if nothing is left to be read on it.
+        *scribe = Some(Scribe { connection, of: generation });
+        Ok(confirmed)
     }
 
     /// Has the map of a cluster drawn anew, for it may be wrong.
@@ -592,6 +635,15 @@ impl Link for Servers {
                 }
                 _ => Err(Fault::Garbled),
             }
+        })
+    }
+
+    fn confirm<'a>(&'a self, logged: &'a Logged, patience: Duration) -> Answer<'a, Option<bool>> {
+        Box::pin(async move {
+            let wait_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX).max(1);
+            // Idle servers look at the clock ten times a second: what comes later than it was asked for is not waited for.
+            let confirmed = timeout(patience + CONFIRM_GRACE, self.confirmed(logged, wait_ms)).await;
+            confirmed.unwrap_or(Err(Fault::Timeout)).unwrap_or(Some(false))
         })
     }
 

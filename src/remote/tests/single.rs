@@ -161,3 +161,51 @@ fn a_lease_is_renewed_on_a_server_until_its_holder_is_gone() {
     until("its end", SOON, || matches!(b.tier.lead(&asked(&[key(2)]))[..], [Lead::Ours(_)]));
     assert!(begun.elapsed() < lease * 2, "{:?}", begun.elapsed());
 }
+
+/// A failover right after the answer must not forget what was invalidated: the answer waits for a replica, for a while, and nothing else does.
+#[test]
+fn an_invalidation_is_answered_when_a_replica_has_it() {
+    if !available() {
+        return;
+    }
+    let master = Server::start(&[]);
+    let config = Config { deadline: Duration::from_millis(300), ..config() };
+    let machine = Machine::at(&master.url(), config);
+    machine.put(key(1), &[]);
+    assert!(machine.tier.publish(&of_tag("without")), "there is none to wait for");
+    let replica = Server::start(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+    until("the replica follows", SOON, || replica.text(&["INFO", "replication"]).contains("master_link_status:up"));
+    assert!(machine.tier.publish(&of_tag("first")));
+    for number in 0..50 {
+        let notice = of_tag(&number.to_string());
+        assert!(machine.tier.publish(&notice));
+        let found = replica.ask(&["ZSCORE", "{vecmemo:log}:notices", &notice.to_text()]);
+        assert!(matches!(found, Value::Double(_) | Value::BulkString(_)), "{number}: {found:?}");
+    }
+    let pause = Duration::from_millis(60);
+    replica.pause();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(pause);
+            replica.go_on();
+        });
+        let begun = Instant::now();
+        assert!(machine.tier.publish(&of_tag("late")));
+        assert!(begun.elapsed() >= pause, "{:?}: nobody had it yet", begun.elapsed());
+    });
+    assert_eq!(machine.tier.figures().notices_unconfirmed, 0);
+
+    replica.pause();
+    thread::scope(|scope| {
+        let publisher = scope.spawn(|| (machine.tier.publish(&of_tag("never")), Instant::now()));
+        let begun = Instant::now();
+        while !publisher.is_finished() {
+            assert!(machine.get(&key(1)).is_some(), "others are served meanwhile");
+        }
+        let (published, then) = publisher.join().unwrap();
+        let took = then.saturating_duration_since(begun);
+        assert!(published && took < Duration::from_secs(1), "{took:?}");
+    });
+    assert_eq!(machine.tier.figures().notices_unconfirmed, 1);
+    replica.go_on();
+}
