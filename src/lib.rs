@@ -4,6 +4,7 @@
 //! [`store::Store`] and a [`batch::Embedder`] around an [`engine::Model`]. `examples/embed.rs` does it in twenty lines.
 //! `src/ARCHITECTURE.md` is the map.
 
+pub mod access;
 pub mod batch;
 pub mod cache;
 pub mod cli;

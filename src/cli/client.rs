@@ -45,6 +45,7 @@ impl Client {
         let agent = ureq::Agent::config_builder()
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .http_status_as_error(false)
+            .middleware(with_key)
             .build()
             .new_agent();
         Self { url: url.trim_end_matches('/').to_owned(), agent }
@@ -92,6 +93,20 @@ impl Client {
     fn unreachable(&self) -> String {
         format!("no answer from {}: is `vecmemo serve` running there?", self.url)
     }
+}
+
+/// Adds the key that the server wants, if the environment has one. It follows no redirect elsewhere.
+fn with_key(
+    mut request: ureq::http::Request<ureq::SendBody<'_>>,
+    next: ureq::middleware::MiddlewareNext<'_>,
+) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+    if let Ok(key) = std::env::var("VECMEMO_API_KEY")
+        && let Ok(mut value) = ureq::http::HeaderValue::try_from(format!("Bearer {key}"))
+    {
+        value.set_sensitive(true);
+        request.headers_mut().insert(ureq::http::header::AUTHORIZATION, value);
+    }
+    next.handle(request)
 }
 
 impl Reply {

@@ -58,7 +58,10 @@ fn say(setting: &Arg, name: &str, value: Option<&toml::Value>, origin: Option<&O
     let flag = setting.get_long().unwrap_or_default();
     let variable = setting.get_env().unwrap_or_default().to_string_lossy();
     match (value, origin) {
-        (Some(toml::Value::Array(_)), Some(origin)) => {
+        (Some(_), Some(origin)) if is_secret(setting) => {
+            super::print(&format!("# --{flag}, {variable}; from: {origin}; not shown\n# {name} =\n"))
+        }
+        (Some(toml::Value::Array(_)), Some(origin)) if name == "model" => {
             super::print(&format!("# --{flag}, {variable}; from: {origin}; see [[{name}]] below\n"))
         }
         (Some(value), Some(origin)) => {
@@ -67,6 +70,11 @@ fn say(setting: &Arg, name: &str, value: Option<&toml::Value>, origin: Option<&O
         }
         _ => super::print(&format!("# --{flag}, {variable}; not set\n# {name} =\n")),
     }
+}
+
+/// Whether its value is nobody's business.
+fn is_secret(setting: &Arg) -> bool {
+    setting.get_id() == "auth.api_key"
 }
 
 /// The value, an address without user and password.

@@ -14,6 +14,7 @@ mod erase;
 mod export;
 mod import;
 mod invalidate;
+mod keys;
 mod lookup;
 mod man;
 mod meter;
@@ -85,6 +86,8 @@ enum Command {
     Compact(compact::Arguments),
     /// Look at machine, settings, folder, model and tier, and say what should be changed; changes nothing
     Doctor(doctor::Arguments),
+    /// Make a key that a server lets in
+    Keys(keys::Arguments),
     /// Print every setting with its value, where it comes from and what it is for
     Config(config::Arguments),
     /// Print what a shell needs to complete this command line
@@ -158,6 +161,7 @@ pub fn run() -> ExitCode {
         Command::Import(arguments) => import::run(&arguments, of_command),
         Command::Compact(arguments) => compact::run(&arguments, of_command),
         Command::Doctor(arguments) => doctor::run(&arguments, of_command),
+        Command::Keys(arguments) => keys::run(&arguments),
         Command::Config(arguments) => config::run(&arguments, of_command),
         Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Man(arguments) => man::run(&arguments, Arguments::command()),

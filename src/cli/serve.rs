@@ -1,5 +1,6 @@
 //! `vecmemo serve`.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +11,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{SettingsArguments, assemble, reload, say, start_logging};
+use crate::access::Access;
+use crate::config::{self, Settings};
 use crate::http::{self, Reloaded, Traces};
 
 #[derive(clap::Args)]
@@ -20,7 +23,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let mut settings = arguments.settings.settings(matches)?;
+    let layered = arguments.settings.layered(matches)?;
+    let mut settings = Settings::new(&layered.typed)?;
+    settings.http.access = Access::new(config::access(&layered.typed)?);
     start_logging(&settings)?;
     let runtime = assemble::runtime()?;
     runtime.block_on(async {
@@ -29,13 +34,15 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
             .await
             .with_context(|| format!("cannot listen on {}: choose another address with --listen", settings.listen))?;
         let address = listener.local_addr().context("the listener has no address")?;
+        warn_of_strangers(address, &settings.http.access);
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
 
         let catalogue = tokio::task::block_in_place(|| assemble::catalogue(&settings))?;
         let traces = Traces::start(&settings.traces).context("correct otlp_endpoint, or the variables OTEL_…")?;
         settings.http.traces.clone_from(&traces);
-        let reload = reload::reload(arguments.settings.clone(), matches.clone(), catalogue.clone())?;
+        let access = settings.http.access.clone();
+        let reload = reload::reload(arguments.settings.clone(), matches.clone(), catalogue.clone(), access)?;
         settings.http.reload = Some(reload.clone());
         let mut hang_up = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
         tokio::spawn(async move {
@@ -77,4 +84,14 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         served
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whom the address lets in is said, not refused: behind a proxy that asks for keys itself, or in a network of its own, it is as meant.
+fn warn_of_strangers(address: SocketAddr, access: &Access) {
+    if access.is_open() && !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "no keys are set: whoever reaches this address may read, write, invalidate and administer; see [auth] in the README"
+        );
+    }
 }

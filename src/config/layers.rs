@@ -76,8 +76,11 @@ pub fn layer(arguments: &Typed, matches: &ArgMatches, file: Option<&Path>) -> Re
     Ok(Layered { typed, origins })
 }
 
+/// Settings whose lines are quoted in no message.
+const SECRETS: [&str; 2] = ["api_key", "url"];
+
 /// The tables whose keys are settings of their own, named `table.key`.
-pub const SECTIONS: [&str; 3] = ["search", "remote", "page"];
+pub const SECTIONS: [&str; 4] = ["auth", "search", "remote", "page"];
 
 /// The settings of a table, those of its sections apart.
 fn settings_of(table: Table) -> Vec<(String, Value)> {
@@ -122,6 +125,16 @@ fn table_of(typed: &Typed) -> Table {
     Table::try_from(typed).expect("settings are strings, numbers and booleans, all of which TOML has")
 }
 
+/// The number of the line at fault, if what stands there is to be in no message.
+fn secret_line(text: &str, error: &toml::de::Error) -> Option<usize> {
+    let before = text.get(..error.span()?.start)?;
+    let number = before.lines().count().max(1);
+    // An error at a line's beginning is that line's.
+    let number = number + usize::from(before.ends_with('\n'));
+    let line = text.lines().nth(number - 1)?;
+    SECRETS.iter().any(|name| line.contains(name)).then_some(number)
+}
+
 /// Reads the named file, or the default one if it is there.
 fn read(file: Option<&Path>) -> Result<Option<(PathBuf, Table)>, ConfigError> {
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
@@ -130,7 +143,10 @@ fn read(file: Option<&Path>) -> Result<Option<(PathBuf, Table)>, ConfigError> {
         Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
     };
-    let invalid = |source| ConfigError::File { path: path.to_owned(), source };
+    let invalid = |source: toml::de::Error| match secret_line(&text, &source) {
+        Some(line) => ConfigError::Secret { path: path.to_owned(), line },
+        None => ConfigError::File { path: path.to_owned(), source },
+    };
     // Read as settings first, for an error that names the line; then as a table, to know which are there.
     toml::from_str::<Typed>(&text).map_err(invalid)?;
     let table = toml::from_str(&text).map_err(invalid)?;

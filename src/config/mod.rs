@@ -3,6 +3,7 @@
 //! A setting exists once, in [`Typed`]: its flag, its variable and its key in the file share name and explanation. What
 //! the modules are given are their own parts of [`Settings`], checked and complete.
 
+mod access;
 mod layers;
 mod models;
 mod typed;
@@ -12,11 +13,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use access::access;
 pub use layers::{DEFAULT_FILE, Layered, Origin, SECTIONS, layer};
 pub use models::{ModelSettings, TypedModel, TypedModels};
 pub use typed::{
     DeviceName, DurabilityName, InvalidationModeName, LogFormat, PrecisionName, SearchDeviceName, SearchPathName,
-    TokenInputsName, Typed, TypedEventRule, TypedPage, TypedPolicy, TypedRemote, TypedSearch,
+    TokenInputsName, Typed, TypedAuth, TypedEventRule, TypedPage, TypedPolicy, TypedRemote, TypedSearch,
 };
 
 use crate::cache::ReuseTerms;
@@ -30,7 +32,7 @@ use crate::{batch, cache, engine, http, remote, store};
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration file {path}")]
+    #[error("cannot read the file {path}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -44,6 +46,16 @@ pub enum ConfigError {
         path: PathBuf,
         /// Where and why.
         source: toml::de::Error,
+    },
+    /// The same, where a secret stands.
+    #[error(
+        "the configuration file {path} is not valid: a string in quotes is needed in line {line}, which is not shown: it holds a secret"
+    )]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        line: usize,
     },
     /// The settings together do not fit their types.
     #[error("the settings are not valid: {0}")]
@@ -70,6 +82,14 @@ pub enum ConfigError {
     /// A rule for events makes no sense.
     #[error(transparent)]
     EventRule(#[from] EventRuleError),
+    /// Keys make no sense.
+    #[error("{place}: {problem}")]
+    Keys {
+        /// Where they stand.
+        place: String,
+        /// What is wrong with them, without their secrets.
+        problem: String,
+    },
 }
 
 /// Settings as meant: complete, checked, in the modules' own terms.
@@ -151,6 +171,7 @@ pub fn defaults() -> Typed {
         idle_timeout_seconds: Some(http.idle_timeout.as_secs_f64()),
         request_timeout_seconds: Some(http.request_timeout.as_secs_f64()),
         drain_timeout_seconds: Some(http.drain_timeout.as_secs_f64()),
+        auth: TypedAuth::default(),
         remote: TypedRemote {
             url: None,
             deadline_ms: Some(tier.deadline.as_millis() as u64),
@@ -288,9 +309,8 @@ impl Settings {
             events: event_rules(typed)?,
             batch,
             http: http::Config {
-                reload: None,
                 price: price(&typed.page, &defaults.page)?,
-                traces: None,
+                metrics_open: typed.auth.metrics_open,
                 auto_truncate: value!(auto_truncate),
                 token_inputs: match value!(token_inputs) {
                     TokenInputsName::Reject => http::TokenInputs::Reject,

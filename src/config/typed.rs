@@ -291,6 +291,11 @@ pub struct Typed {
     )]
     pub drain_timeout_seconds: Option<f64>,
 
+    /// Who may do what: the table `[auth]`
+    #[command(flatten)]
+    #[serde(skip_serializing_if = "TypedAuth::is_empty")]
+    pub auth: TypedAuth,
+
     /// How nearest entries are found: the table `[search]`
     #[command(flatten)]
     #[serde(skip_serializing_if = "TypedSearch::is_empty")]
@@ -348,6 +353,74 @@ pub struct Typed {
     #[arg(skip)]
     #[serde(rename = "event", skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<TypedEventRule>,
+}
+
+/// The table `[auth]`: `keys_file` there is `--keys-file` and `VECMEMO_KEYS_FILE`.
+#[derive(Clone, Default, PartialEq, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedAuth {
+    /// File of the API keys' hashes, as `vecmemo keys new` prints them; without keys everybody may do everything
+    #[arg(
+        id = "auth.keys_file",
+        long = "keys-file",
+        env = "VECMEMO_KEYS_FILE",
+        value_name = "FILE",
+        help_heading = "Access"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_file: Option<PathBuf>,
+
+    /// A single API key, good for everything; best given as the variable, which commands with --url send too
+    #[arg(
+        id = "auth.api_key",
+        long = "api-key",
+        env = "VECMEMO_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        help_heading = "Access",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<String>,
+
+    /// Namespaces that every tenant may read and write
+    #[arg(
+        id = "auth.public_namespaces",
+        long = "public-namespaces",
+        env = "VECMEMO_PUBLIC_NAMESPACES",
+        value_delimiter = ',',
+        value_name = "NAMES",
+        help_heading = "Access",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_namespaces: Option<Vec<String>>,
+
+    /// Whether `/metrics` needs no key; if not set, only on the admin listener
+    #[arg(
+        id = "auth.metrics_open",
+        long = "metrics-open",
+        env = "VECMEMO_METRICS_OPEN",
+        value_name = "BOOL",
+        help_heading = "Access",
+        hide_short_help = true
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_open: Option<bool>,
+}
+
+impl TypedAuth {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl std::fmt::Debug for TypedAuth {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { keys_file, api_key: _, public_namespaces, metrics_open } = self;
+        write!(f, "TypedAuth({keys_file:?}, {public_namespaces:?}, {metrics_open:?})")
+    }
 }
 
 /// The table `[search]`: `path` there is `--search-path` and `VECMEMO_SEARCH_PATH`.
@@ -416,6 +489,7 @@ pub struct TypedRemote {
         id = "remote.url",
         long = "remote-url",
         env = "VECMEMO_REMOTE_URL",
+        hide_env_values = true,
         value_name = "URL",
         help_heading = "Shared tier"
     )]

@@ -9,12 +9,16 @@ use hyper::header::{CONTENT_TYPE, EXPECT};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::Service;
 use super::call::Call;
 use super::errors::Error;
 use super::memory::Room;
 
 /// Longer messages of the parser are cut: they may quote the body.
 const MESSAGE_CHARS_MAX: usize = 300;
+
+/// The most that is read of a body for nothing.
+const DISPOSED_BYTES_MAX: usize = 64 << 10;
 
 /// A body, and the room in memory that was reserved for it.
 pub(super) struct Received {
@@ -76,6 +80,23 @@ async fn collect(mut body: Body, limit_bytes: usize) -> Result<Bytes, Error> {
         all.extend_from_slice(&data);
     }
     Ok(first.unwrap_or_else(|| all.freeze()))
+}
+
+/// Reads the body of a request that is refused before anybody asked for it, if it is short: what was left of it would be taken for the
+/// connection's next request, or end it. Whether all of it was read.
+pub(super) async fn dispose(service: &Service, mut body: Body) -> bool {
+    let all = async {
+        let mut left = DISPOSED_BYTES_MAX;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
+    };
+    tokio::time::timeout(service.shared.config.body_timeout, all).await.unwrap_or(false)
 }
 
 /// Reads a body that is not wanted, up to a bound: a client that is still sending would not see the refusal otherwise.

@@ -7,17 +7,19 @@ use axum::extract::{Query, Request};
 use axum::response::Response;
 use futures_util::FutureExt;
 use hyper::body::Body as _;
-use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
+use crate::access::Caller;
 use crate::cache;
 use crate::domain::{Lane, UnknownLane};
 
 use super::Service;
+use super::body;
 use super::errors::Error;
 use super::metrics::Held;
-use super::route::Route;
+use super::route::{Needs, Route};
 use super::traces::{Embedding, Ended};
 
 /// The id by which a request is found in the log; the client's own if it sent one.
@@ -28,6 +30,9 @@ pub(super) const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-reques
 
 /// The lane that the client asks for.
 pub(super) const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
+
+/// A key, from clients that do not send it as `Authorization`.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -86,6 +91,32 @@ impl Call {
         let deadline = self.started + self.limit;
         tokio::time::timeout_at(deadline, wait).await.map_err(|_| Error::Deadline { limit: self.limit })
     }
+}
+
+/// Who sends a request, if they are let in. A key is `Authorization: Bearer KEY`, or `x-api-key: KEY`.
+fn admit(service: &Service, route: Route, method: &Method, headers: &HeaderMap) -> Result<Caller, Error> {
+    let config = &service.shared.config;
+    if config.access.is_open() {
+        return Ok(Caller::anyone());
+    }
+    let needs = route.needs(method, config.metrics_open.unwrap_or(false));
+    if needs == Needs::Nothing {
+        return Ok(Caller::nobody());
+    }
+    let caller = config.access.admit(token(headers), super::unix_seconds())?;
+    match needs {
+        Needs::Scope(scope) if !caller.may(scope) => Err(Error::Forbidden { scope }),
+        _ => Ok(caller),
+    }
+}
+
+/// The key that a request sends. Another scheme's credentials are none: a proxy's, say.
+fn token(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+    });
+    bearer.or_else(|| Some(headers.get(API_KEY)?.as_bytes().trim_ascii()))
 }
 
 /// The `model` of an address's query.
@@ -153,31 +184,38 @@ where
     let dialect = route.dialect(request.uri().path());
     let draining = service.is_draining();
 
-    let outcome = if draining && route.is_work() {
-        Err(Error::Cache(cache::Error::ShuttingDown))
-    } else {
-        match Call::new(service.clone(), request.headers(), request.uri()) {
+    let admitted = admit(&service, route, &method, request.headers());
+    let who = admitted.as_ref().ok().cloned();
+    let who = who.as_ref().and_then(Caller::id);
+    let mut unread = false;
+    let outcome = match admitted {
+        Err(refusal) => {
+            unread = !body::dispose(&service, request.into_body()).await;
+            Err(refusal)
+        }
+        Ok(_) if draining && route.is_work() => Err(Error::Cache(cache::Error::ShuttingDown)),
+        Ok(_) => match Call::new(service.clone(), request.headers(), request.uri()) {
             Ok(call) => match AssertUnwindSafe(handle(call, request)).catch_unwind().await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Error::Panicked),
             },
             Err(error) => Err(error),
-        }
+        },
     };
 
     let answered = match outcome {
         Ok(answered) => {
             let Answered { response, items, hits, audit, .. } = &answered;
             let (status, took_us) = (response.status().as_u16(), started.elapsed().as_micros() as u64);
-            tracing::debug!(%method, route = route.path(), status, items, hits, took_us, request_id = ?id, "answered");
+            tracing::debug!(%method, route = route.path(), status, items, hits, took_us, who, request_id = ?id, "answered");
             if let Some(audit) = audit {
-                log_change(audit, took_us, &id);
+                log_change(audit, took_us, who, &id);
             }
             answered
         }
         Err(error) => {
             let status = error.status(dialect);
-            log_refusal(&error, &method, route, status, started.elapsed().as_micros() as u64, &id);
+            log_refusal(&error, &method, route, status, started.elapsed().as_micros() as u64, who, &id);
             error.into_response(dialect, &id).into()
         }
     };
@@ -189,7 +227,7 @@ where
         traced.end(Ended { route, method: &method, status: response.status(), id: &id, embedding });
     }
     response.headers_mut().insert(REQUEST_ID, id);
-    if draining && version < Version::HTTP_2 {
+    if (draining || unread) && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     service.shared.metrics.observe(route, response.status(), started.elapsed(), response.body().size_hint().exact());
@@ -197,21 +235,29 @@ where
 }
 
 #[cold]
-fn log_change(audit: &Audit, took_us: u64, id: &HeaderValue) {
+fn log_change(audit: &Audit, took_us: u64, who: Option<&str>, id: &HeaderValue) {
     let Audit { action, to, matched, changed } = audit;
-    tracing::info!(action, to, matched, changed, took_us, request_id = ?id, "changed");
+    tracing::info!(action, to, matched, changed, took_us, who, request_id = ?id, "changed");
 }
 
 /// What we are to blame for is an error with its cause; what the client is to blame for is a line without the
 /// message, which may quote what it sent.
 #[cold]
-fn log_refusal(error: &Error, method: &Method, route: Route, status: StatusCode, took_us: u64, id: &HeaderValue) {
+fn log_refusal(
+    error: &Error,
+    method: &Method,
+    route: Route,
+    status: StatusCode,
+    took_us: u64,
+    who: Option<&str>,
+    id: &HeaderValue,
+) {
     let (route, code) = (route.path(), status.as_u16());
     if status.is_server_error() || status == StatusCode::FAILED_DEPENDENCY {
         let cause = std::error::Error::source(error).map(ToString::to_string);
-        tracing::error!(%method, route, status = code, took_us, request_id = ?id, %error, cause, "failed");
+        tracing::error!(%method, route, status = code, took_us, who, request_id = ?id, %error, cause, "failed");
     } else {
-        tracing::info!(%method, route, status = code, took_us, request_id = ?id, "refused");
+        tracing::info!(%method, route, status = code, took_us, who, request_id = ?id, "refused");
     }
 }
 

@@ -14,9 +14,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use hyper::StatusCode;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::{Map, Value, json};
 
+use crate::access;
 use crate::cache::{self, ChangeError};
 
 /// OpenAI's clients read this one first: the same wait, in milliseconds.
@@ -103,6 +104,12 @@ pub(super) enum Error {
     /// A bug of ours.
     #[error("the request hit a bug in the service")]
     Panicked,
+    /// Nobody knows who asks.
+    #[error(transparent)]
+    Unauthorized(#[from] access::Refusal),
+    /// The key is not good for this.
+    #[error("the key is not good for this: it needs the scope {scope}")]
+    Forbidden { scope: access::Scope },
     /// The cache has no answer.
     #[error(transparent)]
     Cache(#[from] cache::Error),
@@ -177,6 +184,12 @@ impl Error {
             Self::NoErasure { .. } => invalid(StatusCode::NOT_FOUND, "not_found", Some("id")),
             Self::Deadline { .. } => ours(StatusCode::GATEWAY_TIMEOUT, "Overloaded", "deadline_passed"),
             Self::NotReady(_) => ours(StatusCode::SERVICE_UNAVAILABLE, "Unhealthy", "not_ready"),
+            Self::Unauthorized(_) => {
+                Facts { kind: "authentication_error", ..invalid(StatusCode::UNAUTHORIZED, "invalid_api_key", None) }
+            }
+            Self::Forbidden { .. } => {
+                Facts { kind: "permission_error", ..invalid(StatusCode::FORBIDDEN, "insufficient_scope", None) }
+            }
             Self::Panicked => ours(StatusCode::INTERNAL_SERVER_ERROR, "Unhealthy", "internal"),
             Self::Cache(error) => match error {
                 Cache::UnknownPrompt { .. } => invalid(unprocessable, "unknown_prompt", Some("prompt_name")),
@@ -240,6 +253,14 @@ impl Error {
                 let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
                 headers.insert(RETRY_AFTER, seconds.into());
                 headers.insert(RETRY_AFTER_MS, (retry_after.as_millis().clamp(1, 3_600_000) as u64).into());
+            }
+            // RFC 6750: whose key is no good is told so, whose is missing only what is wanted.
+            Self::Unauthorized(refusal) => {
+                let challenge = match refusal {
+                    access::Refusal::Missing => r#"Bearer realm="vecmemo""#,
+                    _ => r#"Bearer realm="vecmemo", error="invalid_token""#,
+                };
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
             // The connection goes, or what is left of the body would have to be read to no purpose.
             Self::Cache(cache::Error::ShuttingDown)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::reload::Reload;
 use super::traces::Traces;
+use crate::access::Access;
 
 /// The most texts a request can be allowed to have: past it, a body's items are counted but not kept.
 pub const BATCH_TEXTS_CEILING: usize = 65_536;
@@ -69,6 +70,10 @@ pub struct Config {
     pub http2_streams_max: u32,
     /// What computing costs, if that is to be told.
     pub price: Option<Price>,
+    /// Who may do what.
+    pub access: Access,
+    /// Whether `/metrics` needs no key; only on the admin listener if `None`.
+    pub metrics_open: Option<bool>,
     /// How the configuration is read again, where there is one.
     pub reload: Option<Reload>,
     /// What makes and sends traces of requests, where they are wanted.
@@ -97,6 +102,8 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             http2_streams_max: 128,
             price: None,
+            access: Access::default(),
+            metrics_open: None,
             reload: None,
             traces: None,
         }

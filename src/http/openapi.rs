@@ -73,6 +73,7 @@ pub(super) fn document(catalogue: &Catalogue, config: &Config) -> Bytes {
     describe_answers(&mut document["paths"]);
     describe_failures(&mut document["paths"]);
     describe_lanes(&mut document["paths"]);
+    describe_keys(&mut document, config);
     Bytes::from(document.to_string())
 }
 
@@ -320,8 +321,8 @@ fn describe_answers(paths: &mut Value) {
 
 /// What each operation answers when it does not do what was asked, by dialect.
 fn describe_failures(paths: &mut Value) {
-    const WORK: &[u16] = &[400, 404, 406, 408, 413, 415, 422, 424, 429, 500, 503, 504];
-    const READ: &[u16] = &[400, 404, 500, 503, 504];
+    const WORK: &[u16] = &[400, 401, 403, 404, 406, 408, 413, 415, 422, 424, 429, 500, 503, 504];
+    const READ: &[u16] = &[400, 401, 403, 404, 500, 503, 504];
     let timeout = json!({
         "name": "x-request-timeout", "in": "header", "required": false,
         "description": "Seconds the client is willing to wait",
@@ -351,6 +352,20 @@ fn describe_failures(paths: &mut Value) {
                     None => operation["parameters"] = json!([timeout]),
                 }
             }
+        }
+    }
+}
+
+/// How a key is sent, and that each route but the open ones needs one, if there are keys.
+fn describe_keys(document: &mut Value, config: &Config) {
+    document["components"]["securitySchemes"] = json!({
+        "bearer": { "type": "http", "scheme": "bearer" },
+        "key": { "type": "apiKey", "in": "header", "name": "x-api-key" },
+    });
+    if !config.access.is_open() {
+        document["security"] = json!([{ "bearer": [] }, { "key": [] }]);
+        for path in ["/health", "/ready"] {
+            document["paths"][path]["get"]["security"] = json!([]);
         }
     }
 }

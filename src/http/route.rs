@@ -1,6 +1,20 @@
 //! What a route is called, and how it is to be treated, whoever handles it.
 
+use hyper::Method;
+
 use super::errors::Dialect;
+use crate::access::Scope;
+
+/// What a request has to have to be let in, where there are keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing.
+    Nothing,
+    /// Any key.
+    Key,
+    /// A key that is good for this.
+    Scope(Scope),
+}
 
 /// A route as metrics and logs name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +146,27 @@ impl Route {
     /// Whether it is traced: not what is asked every few seconds by those who watch.
     pub(super) fn is_traced(self) -> bool {
         !matches!(self, Self::Health | Self::Ready | Self::Metrics | Self::Stats | Self::Page)
+    }
+
+    /// Who is let in. The one table of it; the README shows it.
+    pub(super) fn needs(self, method: &Method, metrics_open: bool) -> Needs {
+        match self {
+            Self::Health | Self::Ready | Self::Page => Needs::Nothing,
+            Self::Metrics if metrics_open => Needs::Nothing,
+            Self::Models | Self::Info | Self::Stats | Self::OpenApi | Self::Unknown => Needs::Key,
+            Self::Embed | Self::Root | Self::Embeddings | Self::Tokenize | Self::Lookup => Needs::Scope(Scope::Embed),
+            Self::Entries if method == Method::DELETE => Needs::Scope(Scope::Invalidate),
+            Self::Search | Self::Similar | Self::Entries => Needs::Scope(Scope::Search),
+            Self::Invalidate | Self::Erase | Self::Erasure | Self::Events => Needs::Scope(Scope::Invalidate),
+            Self::Reload
+            | Self::Switch
+            | Self::Migrations
+            | Self::Migration
+            | Self::MigrationTexts
+            | Self::Alias
+            | Self::Model
+            | Self::Metrics => Needs::Scope(Scope::Admin),
+        }
     }
 
     /// Whose shape its errors have.

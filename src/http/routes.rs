@@ -12,8 +12,8 @@ use super::call::{self, Answered, Call};
 use super::errors::Error;
 use super::route::Route;
 use super::{
-    Service, embed, entries, erase, events, invalidate, lookup, migrations, openai, operations, page, reload, search,
-    switch, tokenize,
+    Service, body, embed, entries, erase, events, invalidate, lookup, migrations, openai, operations, page, reload,
+    search, switch, tokenize,
 };
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
@@ -89,12 +89,16 @@ where
     }
 }
 
-async fn nothing_here(_call: Call, request: Request) -> Result<Answered, Error> {
-    Err(Error::NoRoute { path: shortened(&request) })
+async fn nothing_here(call: Call, request: Request) -> Result<Answered, Error> {
+    let path = shortened(&request);
+    body::dispose(&call.service, request.into_body()).await;
+    Err(Error::NoRoute { path })
 }
 
-async fn wrong_method(_call: Call, request: Request) -> Result<Answered, Error> {
-    Err(Error::Method { method: request.method().to_string(), path: shortened(&request) })
+async fn wrong_method(call: Call, request: Request) -> Result<Answered, Error> {
+    let (method, path) = (request.method().to_string(), shortened(&request));
+    body::dispose(&call.service, request.into_body()).await;
+    Err(Error::Method { method, path })
 }
 
 /// The path, for a message.

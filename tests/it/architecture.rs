@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and those it may name. `src/ARCHITECTURE.md` draws the same.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("domain", &[]),
+    ("access", &["domain"]),
     ("store", &["domain"]),
     ("index", &["domain"]),
     ("remote", &["domain"]),
@@ -14,9 +15,9 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("engine", &["domain"]),
     ("batch", &["domain", "engine"]),
     ("cache", &["domain", "store", "index", "remote", "reuse", "batch"]),
-    ("http", &["domain", "store", "batch", "cache"]),
-    ("config", &["domain", "store", "remote", "engine", "batch", "cache", "http"]),
-    ("cli", &["domain", "store", "index", "remote", "reuse", "engine", "batch", "cache", "http", "config"]),
+    ("http", &["domain", "access", "store", "batch", "cache"]),
+    ("config", &["domain", "access", "store", "remote", "engine", "batch", "cache", "http"]),
+    ("cli", &["domain", "access", "store", "index", "remote", "reuse", "engine", "batch", "cache", "http", "config"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

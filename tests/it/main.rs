@@ -9,6 +9,7 @@ mod erasure;
 mod events;
 mod fidelity;
 mod http;
+mod keys;
 mod lanes;
 mod lifecycle;
 #[path = "../../src/remote/tests/live.rs"]

@@ -222,3 +222,32 @@ async fn many_connections_at_once_are_all_answered_within_small_memory() {
     }
     server.stop().await;
 }
+
+/// A connection is a client's pool's: what is refused before its body was asked for must not spoil it for the next request.
+#[tokio::test]
+async fn a_request_refused_at_the_door_leaves_its_connection_usable() {
+    let (all, tokens) = super::keys::keys(&[("k", "", &[vecmemo::access::Scope::Embed])], &[], None);
+    let server =
+        Server::start(model(), Config { access: vecmemo::access::Access::new(all), ..Config::default() }).await;
+    let body = r#"{"inputs": "a"}"#;
+    let key = format!("authorization: Bearer {}\r\n", tokens[0].1);
+    let mut stream = server.connect().await;
+    for (path, headers, status) in
+        [("/embed", "", 401), ("/search", key.as_str(), 403), ("/nowhere", &key, 404), ("/embed", &key, 200)]
+    {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The body comes later than the refusal could be made.
+        tokio::task::yield_now().await;
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    // Of a long one little is read, and the connection goes.
+    let long = format!("POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n{}", "x".repeat(100_000));
+    stream.write_all(long.as_bytes()).await.unwrap();
+    let text = answer(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 401") && text.contains("connection: close"), "{text}");
+    drop(stream);
+    server.stop().await;
+}

@@ -5,6 +5,7 @@
 mod answers;
 mod connections;
 mod families;
+mod keys;
 mod lifecycle;
 mod operations;
 mod page;

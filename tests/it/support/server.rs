@@ -150,7 +150,10 @@ type Lines = std::io::Lines<BufReader<std::process::ChildStderr>>;
 
 /// Starts the server without waiting for anything.
 pub fn spawn(mut command: Command, settings: &[&str]) -> (Child, Lines) {
-    command.args(["serve", "--listen", "127.0.0.1:0"]).args(settings);
+    command.arg("serve").args(settings);
+    if !settings.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
     // A configuration file has models of its own.
     if !settings.contains(&"--config") {
         command.arg("--model").arg(tiny());
@@ -187,6 +190,16 @@ impl Client {
 
     pub fn get(&self, path: &str) -> Answer<String> {
         let mut response = self.agent.get(format!("{}{path}", self.url)).call()?;
+        Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
+    }
+
+    /// A GET with headers.
+    pub fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer<String> {
+        let mut request = self.agent.get(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = request.call()?;
         Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
     }
 
