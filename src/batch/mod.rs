@@ -41,6 +41,8 @@ pub struct Config {
     pub batch_time_max: Duration,
     /// The most texts that may wait; past it, more are refused. A part of it is kept for each lane.
     pub queue_texts_max: usize,
+    /// How little urgent the engine's thread is, and those that read texts for it, as nice(1) has it: what is in a store is answered first.
+    pub niceness: u8,
 }
 
 impl Default for Config {
@@ -50,6 +52,7 @@ impl Default for Config {
             batch_texts_max: 256,
             batch_time_max: Duration::from_millis(30),
             queue_texts_max: 16_384,
+            niceness: 10,
         }
     }
 }
@@ -75,6 +78,7 @@ struct Shared {
     residency: Option<Residency>,
     queue: Arc<Queue>,
     worker: Worker,
+    niceness: u8,
 }
 
 impl Embedder {
@@ -86,10 +90,11 @@ impl Embedder {
             Some(AtOnce { texts, tokens }) => Config { batch_texts_max: texts, batch_tokens_max: tokens, ..config },
             None => config,
         };
+        let niceness = config.niceness;
         let queue = Arc::new(Queue::new(config.clone()));
         let worker = Worker::start(model.engine, Arc::clone(&queue), config);
         let (card, tokenizer) = (model.card, model.tokenizer);
-        Self { shared: Arc::new(Shared { card, tokenizer, monitor, residency, queue, worker }) }
+        Self { shared: Arc::new(Shared { card, tokenizer, monitor, residency, queue, worker, niceness }) }
     }
 
     /// Whether the model's weights are in memory; `None` for a model whose always are.
@@ -104,11 +109,13 @@ impl Embedder {
         &self.shared.card
     }
 
-    /// The texts' token ids, in order. Blocks for as long as tokenising takes: not for async threads.
+    /// The texts' token ids, in order. Blocks for as long as tokenising takes, and makes its thread less urgent, as the
+    /// configuration says: not for async threads.
     ///
     /// # Errors
     /// When the tokenizer fails on a text.
     pub fn tokenize(&self, texts: &[&str], prompt: &str, truncation: Truncation) -> Result<Vec<Tokens>, TokenizeError> {
+        engine::stand_back(self.shared.niceness);
         self.shared.tokenizer.tokenize(texts, prompt, truncation)
     }
 
@@ -117,6 +124,7 @@ impl Embedder {
     /// # Errors
     /// When the tokenizer fails.
     pub fn inspect(&self, text: &str, prompt: &str, add_special_tokens: bool) -> Result<Vec<Token>, TokenizeError> {
+        engine::stand_back(self.shared.niceness);
         self.shared.tokenizer.inspect(text, prompt, add_special_tokens)
     }
 

@@ -10,7 +10,7 @@ use super::Config;
 use super::line::Queued;
 use super::queue::{Computed, JobError, Queue};
 use crate::domain::Lane;
-use crate::engine::Engine;
+use crate::engine::{Engine, stand_back};
 
 pub(super) struct Worker {
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -36,6 +36,7 @@ impl Worker {
 }
 
 fn run(mut engine: Box<dyn Engine>, queue: &Queue, config: &Config) {
+    stand_back(config.niceness);
     while let Some((lane, batch)) = queue.take() {
         compute(engine.as_mut(), lane, batch, queue, config);
     }

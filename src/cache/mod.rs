@@ -62,7 +62,8 @@ use prometheus_client::registry::Registry;
 
 use crate::batch::{Embedder, TokenizeError};
 use crate::domain::{
-    ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Tokens, Truncation, TruncationDirection, scaled_to_one,
+    ContentHash, Embedding, Key, Lane, ModelCard, Namespace, Scope, Tokens, Truncation, TruncationDirection,
+    scaled_to_one,
 };
 use crate::remote::Asked;
 use crate::store::{Ages, Census, Entry, NewEntry, Store};
@@ -616,6 +617,12 @@ impl Cache {
     #[must_use]
     pub fn card(&self) -> &ModelCard {
         self.inner.embedder.card()
+    }
+
+    /// When what waits for the model in a lane should have been worked off.
+    #[must_use]
+    pub fn retry_after(&self, lane: Lane) -> Duration {
+        self.inner.embedder.queue().lanes[lane as usize].retry_after()
     }
 
     /// How many texts wait for the model.

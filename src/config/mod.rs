@@ -144,6 +144,7 @@ pub fn defaults() -> Typed {
         engine_threads: None,
         engine_pin_threads: Some(false),
         engine_chunk_tokens: None,
+        engine_niceness: Some(batch.niceness),
         capacity_entries: Some(store.capacity_entries),
         disk_bytes_max: store.disk_bytes_max,
         memory_bytes_max: store.memory_bytes_max,
@@ -165,6 +166,7 @@ pub fn defaults() -> Typed {
         body_bytes_max: Some(http.body_bytes_max),
         request_memory_bytes_max: Some(http.request_memory_bytes_max),
         answer_memory_bytes_max: Some(http.answer_memory_bytes_max),
+        waiting_memory_bytes_max: Some(http.waiting_memory_bytes_max),
         connections_max: Some(http.connections_max),
         header_timeout_seconds: Some(http.header_timeout.as_secs_f64()),
         body_timeout_seconds: Some(http.body_timeout.as_secs_f64()),
@@ -242,11 +244,16 @@ impl Settings {
         if max_client_batch_size > http::BATCH_TEXTS_CEILING {
             return Err(not("max_client_batch_size", max_client_batch_size, "at most 65536"));
         }
+        let engine_niceness = value!(engine_niceness);
+        if engine_niceness > 19 {
+            return Err(not("engine_niceness", engine_niceness, "at most 19"));
+        }
         let batch = batch::Config {
             batch_tokens_max: at_least_one!(batch_tokens_max),
             batch_texts_max: at_least_one!(batch_texts_max),
             batch_time_max: Duration::from_millis(at_least_one!(batch_ms_max)),
             queue_texts_max: at_least_one!(queue_texts_max),
+            niceness: engine_niceness,
         };
         if Lane::ALL.into_iter().any(|lane| batch.lane_texts_max(lane) < max_client_batch_size) {
             let reason =
@@ -255,8 +262,8 @@ impl Settings {
         }
         let body_bytes_max = at_least_one!(body_bytes_max);
         let request_memory_bytes_max = at_least_one!(request_memory_bytes_max);
-        if request_memory_bytes_max < body_bytes_max {
-            let reason = "at least body_bytes_max, or the largest body could never be read";
+        if http::Config::largest_body_bytes(request_memory_bytes_max) < body_bytes_max {
+            let reason = "at least four thirds of body_bytes_max, or the largest body would take more than there is for large ones";
             return Err(not("request_memory_bytes_max", request_memory_bytes_max, reason));
         }
         let common = ModelSettings {
@@ -269,6 +276,7 @@ impl Settings {
                 precision: value!(precision).into(),
                 threads: some_or_none(typed.engine_threads, "engine_threads")?,
                 pin_threads: value!(engine_pin_threads),
+                niceness: engine_niceness,
                 state_dir: Some(value!(data_dir)),
                 chunk_tokens: some_or_none(typed.engine_chunk_tokens, "engine_chunk_tokens")?,
             },
@@ -320,6 +328,7 @@ impl Settings {
                 body_bytes_max,
                 request_memory_bytes_max,
                 answer_memory_bytes_max: at_least_one!(answer_memory_bytes_max),
+                waiting_memory_bytes_max: at_least_one!(waiting_memory_bytes_max),
                 connections_max: at_least_one!(connections_max),
                 header_timeout: seconds!(header_timeout_seconds),
                 body_timeout: seconds!(body_timeout_seconds),

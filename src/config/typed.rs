@@ -91,6 +91,16 @@ pub struct Typed {
     )]
     pub engine_chunk_tokens: Option<usize>,
 
+    /// How far computing stands back for answering from the cache, as nice(1) has it: 0 to 19
+    #[arg(
+        long,
+        env = "VECMEMO_ENGINE_NICENESS",
+        value_name = "NICENESS",
+        help_heading = "Model",
+        hide_short_help = true
+    )]
+    pub engine_niceness: Option<u8>,
+
     /// The most entries kept; the least recently useful are evicted past it
     #[arg(long, env = "VECMEMO_CAPACITY_ENTRIES", value_name = "ENTRIES", help_heading = "Store")]
     pub capacity_entries: Option<u64>,
@@ -230,6 +240,16 @@ pub struct Typed {
         hide_short_help = true
     )]
     pub answer_memory_bytes_max: Option<usize>,
+
+    /// Memory for bodies and answers of all requests that wait for the model; past it they are answered 429
+    #[arg(
+        long,
+        env = "VECMEMO_WAITING_MEMORY_BYTES_MAX",
+        value_name = "BYTES",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub waiting_memory_bytes_max: Option<usize>,
 
     /// The most open connections; more wait to be accepted
     #[arg(

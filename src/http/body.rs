@@ -12,7 +12,6 @@ use serde::de::IgnoredAny;
 use super::Service;
 use super::call::Call;
 use super::errors::Error;
-use super::memory::Room;
 
 /// Longer messages of the parser are cut: they may quote the body.
 const MESSAGE_CHARS_MAX: usize = 300;
@@ -20,10 +19,9 @@ const MESSAGE_CHARS_MAX: usize = 300;
 /// The most that is read of a body for nothing.
 const DISPOSED_BYTES_MAX: usize = 64 << 10;
 
-/// A body, and the room in memory that was reserved for it.
+/// A body. The room that was reserved for it is the call's.
 pub(super) struct Received {
     pub(super) bytes: Bytes,
-    _room: Room,
 }
 
 /// Reads a body. Nothing of it is read before there is room for all of it.
@@ -46,7 +44,8 @@ pub(super) async fn read(call: &Call, headers: &HeaderMap, body: Body) -> Result
         let limit = shared.config.body_timeout;
         let collected = tokio::time::timeout(limit, collect(body, limit_bytes)).await;
         let bytes = collected.map_err(|_| Error::BodyTimeout { limit })??;
-        Ok(Received { bytes, _room: room })
+        call.hold(room, bytes.len());
+        Ok(Received { bytes })
     };
     let received = reading.await?;
     shared.metrics.request_bytes.inc_by(received.bytes.len() as u64);

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::extract::{Query, Request};
 use axum::response::Response;
@@ -18,7 +19,8 @@ use crate::domain::{Lane, UnknownLane};
 use super::Service;
 use super::body;
 use super::errors::Error;
-use super::metrics::Held;
+use super::memory::Room;
+use super::metrics;
 use super::route::{Needs, Route};
 use super::traces::{Embedding, Ended};
 
@@ -45,6 +47,14 @@ pub(super) struct Call {
     /// The model that the address names, with `?model=`.
     pub(super) model: Option<String>,
     limit: std::time::Duration,
+    /// The body's.
+    held: Mutex<Option<Held>>,
+}
+
+/// Room for a body, and its length.
+struct Held {
+    room: Room,
+    bytes: usize,
 }
 
 impl Call {
@@ -68,7 +78,26 @@ impl Call {
                 Some(lane.map_err(|unknown| Error::BadRequest { name: "x-priority", message: unknown.to_string() })?)
             }
         };
-        Ok(Self { service, started: Instant::now(), lane, model: named_model(address)?, limit })
+        Ok(Self { service, started: Instant::now(), lane, model: named_model(address)?, limit, held: Mutex::default() })
+    }
+
+    /// Keeps the room for a body until the request is answered.
+    pub(super) fn hold(&self, room: Room, bytes: usize) {
+        *self.held() = Some(Held { room, bytes });
+    }
+
+    /// From now on the request waits for the model: its room is of what is there for those who do, so that they keep nobody else
+    /// waiting. What it waits with are its body, its texts for the model, and its answer. `None`: there is no such room.
+    pub(super) fn wait_aside(&self, answer_bytes: usize) -> Option<Room> {
+        let mut held = self.held();
+        let body_bytes = held.as_ref().map_or(0, |held| held.bytes);
+        let room = self.service.shared.waiting_memory.try_reserve(2 * body_bytes + answer_bytes)?;
+        drop(held.take().map(|held| held.room));
+        Some(room)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does blocking work on a thread for that. Past the deadline the work goes on and its answer is lost.
@@ -177,7 +206,7 @@ where
     Handling: Future<Output = Result<Answered, Error>>,
 {
     let started = std::time::Instant::now();
-    let _in_flight = Held::new(&service.shared.metrics.in_flight);
+    let _in_flight = metrics::Held::new(&service.shared.metrics.in_flight);
     let (id, method, version) = (request_id(request.headers()), request.method().clone(), request.version());
     let traced = service.shared.config.traces.as_ref().filter(|_| route.is_traced());
     let traced = traced.map(|traces| traces.begin(request.headers()));

@@ -98,6 +98,9 @@ pub(super) enum Error {
     /// A request would not be served now.
     #[error("not ready: {0}")]
     NotReady(String),
+    /// The memory for requests that wait for the model is all in use.
+    #[error("the requests that wait for the model take all the memory there is for them; try again in {} s", retry_after.as_secs_f64().ceil())]
+    NoRoomToWait { retry_after: Duration },
     /// Out of time.
     #[error("there was no answer within {} s; what others wait for goes on, so asking again may be fast", seconds(*limit))]
     Deadline { limit: Duration },
@@ -183,6 +186,13 @@ impl Error {
             Self::NoEntry { .. } => invalid(StatusCode::NOT_FOUND, "not_cached", Some("key")),
             Self::NoErasure { .. } => invalid(StatusCode::NOT_FOUND, "not_found", Some("id")),
             Self::Deadline { .. } => ours(StatusCode::GATEWAY_TIMEOUT, "Overloaded", "deadline_passed"),
+            Self::NoRoomToWait { .. } => Facts {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                tei: "Overloaded",
+                kind: "rate_limit_error",
+                code: "no_room_to_wait",
+                param: None,
+            },
             Self::NotReady(_) => ours(StatusCode::SERVICE_UNAVAILABLE, "Unhealthy", "not_ready"),
             Self::Unauthorized(_) => {
                 Facts { kind: "authentication_error", ..invalid(StatusCode::UNAUTHORIZED, "invalid_api_key", None) }
@@ -249,7 +259,8 @@ impl Error {
         let content_type = if dialect == Dialect::Own { "application/problem+json" } else { "application/json" };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         match &self {
-            Self::Cache(cache::Error::QueueFull { retry_after, .. } | cache::Error::Busy { retry_after, .. }) => {
+            Self::NoRoomToWait { retry_after }
+            | Self::Cache(cache::Error::QueueFull { retry_after, .. } | cache::Error::Busy { retry_after, .. }) => {
                 let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
                 headers.insert(RETRY_AFTER, seconds.into());
                 headers.insert(RETRY_AFTER_MS, (retry_after.as_millis().clamp(1, 3_600_000) as u64).into());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::memory::Memory;
 use super::reload::Reload;
 use super::traces::Traces;
 use crate::access::Access;
@@ -39,12 +40,14 @@ pub struct Config {
     pub token_inputs: TokenInputs,
     /// The largest body of a request.
     pub body_bytes_max: usize,
-    /// The most memory for all requests' bodies together; a request waits until there is room for its own. One
-    /// without a length counts as the largest.
+    /// The most memory for all requests' bodies together, but of those that wait for the model; a request waits until
+    /// there is room for its own. One without a length counts as the largest. A quarter is kept for small ones.
     pub request_memory_bytes_max: usize,
-    /// The most memory for all answers together that are being built and sent, at 12 bytes a number; a request waits
-    /// until there is room for its answer.
+    /// The most memory for all answers together that are being built and sent, at 12 bytes a number, but of those that
+    /// waited for the model; a request waits until there is room for its answer. A quarter is kept for small ones.
     pub answer_memory_bytes_max: usize,
+    /// The most memory for bodies and answers of all requests together that wait for the model; past it they are refused.
+    pub waiting_memory_bytes_max: usize,
     /// The most connections at once; more wait to be accepted.
     pub connections_max: usize,
     /// The most headers of a request.
@@ -80,6 +83,14 @@ pub struct Config {
     pub traces: Option<Traces>,
 }
 
+impl Config {
+    /// The largest body that there is room for in so much memory for bodies.
+    #[must_use]
+    pub fn largest_body_bytes(request_memory_bytes_max: usize) -> usize {
+        Memory::large_bytes(request_memory_bytes_max)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         const MIB: usize = 1 << 20;
@@ -90,6 +101,7 @@ impl Default for Config {
             body_bytes_max: 32 * MIB,
             request_memory_bytes_max: 256 * MIB,
             answer_memory_bytes_max: 256 * MIB,
+            waiting_memory_bytes_max: 256 * MIB,
             connections_max: 4096,
             headers_max: 100,
             header_bytes_max: 64 << 10,

@@ -90,6 +90,7 @@ pub(super) struct Metrics {
     pub(super) response_bytes: Counter,
     request_memory_bytes: Gauge,
     answer_memory_bytes: Gauge,
+    waiting_memory_bytes: Gauge,
 }
 
 /// 100 µs to 105 s, in steps of four.
@@ -121,6 +122,7 @@ impl Metrics {
             response_bytes: Counter::default(),
             request_memory_bytes: Gauge::default(),
             answer_memory_bytes: Gauge::default(),
+            waiting_memory_bytes: Gauge::default(),
         }
     }
 
@@ -136,9 +138,10 @@ impl Metrics {
     }
 
     /// Sets what is read off other parts at each scrape.
-    pub(super) fn set_memory(&self, request_bytes: usize, answer_bytes: usize) {
+    pub(super) fn set_memory(&self, [request_bytes, answer_bytes, waiting_bytes]: [usize; 3]) {
         self.request_memory_bytes.set(request_bytes as i64);
         self.answer_memory_bytes.set(answer_bytes as i64);
+        self.waiting_memory_bytes.set(waiting_bytes as i64);
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -157,6 +160,8 @@ impl Metrics {
         http.register_with_unit("request_memory", memory, Unit::Bytes, self.request_memory_bytes.clone());
         let memory = "Memory reserved for answers being built and sent";
         http.register_with_unit("answer_memory", memory, Unit::Bytes, self.answer_memory_bytes.clone());
+        let memory = "Memory reserved for requests that wait for the model, bodies and answers";
+        http.register_with_unit("waiting_memory", memory, Unit::Bytes, self.waiting_memory_bytes.clone());
     }
 }
 

@@ -77,6 +77,7 @@ struct Shared {
     registry: Registry,
     request_memory: Memory,
     answer_memory: Memory,
+    waiting_memory: Memory,
     draining: AtomicBool,
     openapi: Bytes,
     started_unix: u64,
@@ -96,6 +97,7 @@ impl Service {
         let shared = Shared {
             request_memory: Memory::new(config.request_memory_bytes_max),
             answer_memory: Memory::new(config.answer_memory_bytes_max),
+            waiting_memory: Memory::new(config.waiting_memory_bytes_max),
             draining: AtomicBool::new(false),
             openapi,
             started_unix: unix_seconds(),

@@ -11,6 +11,7 @@ use crate::cache::{Cache, Served};
 use super::call::{Answered, Call};
 use super::errors::Error;
 use super::limits::Price;
+use super::memory::Memory;
 use super::pipeline;
 use super::shape::allowed_dims;
 use super::wire::flag;
@@ -72,6 +73,7 @@ pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Erro
             "request_memory_bytes": shared.request_memory.reserved_bytes(),
             "answer_memory_bytes": shared.answer_memory.reserved_bytes(),
             "latency": shared.latency.last_minute(),
+            "waiting_memory_bytes": shared.waiting_memory.reserved_bytes(),
             "uptime_seconds": super::unix_seconds().saturating_sub(shared.started_unix),
         });
         stats.insert("http".to_owned(), http);
@@ -177,7 +179,8 @@ fn named(models: &[Served], model: &Served, what: &str) -> String {
 )]
 pub(super) async fn metrics(call: Call, _request: Request) -> Result<Answered, Error> {
     let shared = &call.service.shared;
-    shared.metrics.set_memory(shared.request_memory.reserved_bytes(), shared.answer_memory.reserved_bytes());
+    let memories = [&shared.request_memory, &shared.answer_memory, &shared.waiting_memory];
+    shared.metrics.set_memory(memories.map(Memory::reserved_bytes));
     let mut text = String::with_capacity(32 << 10);
     prometheus_client::encoding::text::encode(&mut text, &shared.registry).expect("memory can be written to");
     if shared.catalogue.models().len() > 1 {

@@ -1,10 +1,12 @@
 //! From a checked request to the cache and back, the same for every dialect.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::future::poll_immediate;
 use half::f16;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 
@@ -39,7 +41,7 @@ pub(super) struct Embedded {
 /// Embeds, within the request's deadline, once there is room for the answer.
 ///
 /// # Errors
-/// When the cache has none, the shape cannot be had, or the deadline passes.
+/// When the cache has none, the shape cannot be had, too many wait for the model already, or the deadline passes.
 pub(super) async fn embed(call: &Call, wanted: Wanted<'_>) -> Result<Embedded, Error> {
     let Wanted { model, mut request, shape } = wanted;
     request.lane = call.lane.unwrap_or(request.lane);
@@ -53,7 +55,20 @@ pub(super) async fn embed(call: &Call, wanted: Wanted<'_>) -> Result<Embedded, E
     let bytes = request.inputs.len() * card.dims * BYTES_A_NUMBER;
     let room = call.in_time(shared.answer_memory.reserve(bytes)).await?;
     let watched = model.migration.as_ref().map(|migration| (migration, request.clone()));
-    let answer = call.in_time(model.cache.embed(request)).await??;
+    let lane = request.lane;
+    let (answer, room) = {
+        let mut embedding = pin!(call.in_time(model.cache.embed(request)));
+        // What is in the store is answered at once. Who waits for the model makes room for those who need not.
+        match poll_immediate(embedding.as_mut()).await {
+            Some(answer) => (answer??, room),
+            None => {
+                let waiting = call.wait_aside(bytes);
+                drop(room);
+                let room = waiting.ok_or_else(|| Error::NoRoomToWait { retry_after: model.cache.retry_after(lane) })?;
+                (embedding.await??, room)
+            }
+        }
+    };
     if let Some((migration, request)) = watched {
         migration.observe(&request, &answer);
     }

@@ -16,16 +16,16 @@ use vecmemo::http::{self, Config};
 
 use super::{DIMS, cache_of, model};
 
-struct Server {
+pub(super) struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     served: JoinHandle<std::io::Result<()>>,
-    cache: Cache,
+    pub(super) cache: Cache,
     _folder: TempDir,
 }
 
 impl Server {
-    async fn start(model: Model, config: Config) -> Self {
+    pub(super) async fn start(model: Model, config: Config) -> Self {
         let (cache, folder) = cache_of(model, batch::Config::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -36,23 +36,23 @@ impl Server {
         Self { address, stop, served, cache, _folder: folder }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(super) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    async fn send(&self, request: &str) -> TcpStream {
+    pub(super) async fn send(&self, request: &str) -> TcpStream {
         let mut stream = self.connect().await;
         stream.write_all(request.as_bytes()).await.unwrap();
         stream
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.send(()).unwrap();
         self.served.await.unwrap().unwrap();
     }
 }
 
-fn post(body: &str, headers: &str) -> String {
+pub(super) fn post(body: &str, headers: &str) -> String {
     format!("POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
 }
 
@@ -63,7 +63,7 @@ async fn rest(mut stream: TcpStream) -> String {
 }
 
 /// One answer on a connection that stays open.
-async fn answer(stream: &mut TcpStream) -> String {
+pub(super) async fn answer(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).to_lowercase();
@@ -150,7 +150,7 @@ async fn a_kept_connection_serves_request_after_request() {
 }
 
 /// Computes one batch for each permission.
-struct Waits(mpsc::Receiver<()>);
+pub(super) struct Waits(pub(super) mpsc::Receiver<()>);
 
 impl Engine for Waits {
     fn embed(&mut self, batch: &[&[u32]]) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -8,6 +8,7 @@ mod families;
 mod keys;
 mod lifecycle;
 mod operations;
+mod overload;
 mod page;
 mod refusals;
 mod search;

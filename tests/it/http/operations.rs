@@ -28,6 +28,7 @@ async fn every_series_exists_from_the_first_scrape_and_its_name_follows_the_conv
         "vecmemo_http_connections",
         "vecmemo_http_request_body_bytes_total",
         "vecmemo_http_answer_memory_bytes",
+        "vecmemo_http_waiting_memory_bytes",
         r#"vecmemo_items_total{status="computed"}"#,
         "vecmemo_cache_enabled",
         "vecmemo_refreshed_total",
@@ -89,6 +90,7 @@ async fn stats_count_entries_and_hits() {
     assert_eq!((&stats["items"]["hit"], &stats["items"]["computed"]), (&json!(2), &json!(2)));
     assert_eq!((&stats["store"]["entries"], &stats["hit_rate"]), (&json!(2), &json!(0.5)));
     assert_eq!(stats["http"]["answer_memory_bytes"], 0);
+    assert_eq!(stats["http"]["waiting_memory_bytes"], 0);
 }
 
 #[tokio::test]
