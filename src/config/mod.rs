@@ -171,6 +171,7 @@ pub fn defaults() -> Typed {
         header_timeout_seconds: Some(http.header_timeout.as_secs_f64()),
         body_timeout_seconds: Some(http.body_timeout.as_secs_f64()),
         idle_timeout_seconds: Some(http.idle_timeout.as_secs_f64()),
+        write_timeout_seconds: Some(http.write_timeout.as_secs_f64()),
         request_timeout_seconds: Some(http.request_timeout.as_secs_f64()),
         drain_timeout_seconds: Some(http.drain_timeout.as_secs_f64()),
         auth: TypedAuth::default(),
@@ -333,6 +334,7 @@ impl Settings {
                 header_timeout: seconds!(header_timeout_seconds),
                 body_timeout: seconds!(body_timeout_seconds),
                 idle_timeout: seconds!(idle_timeout_seconds),
+                write_timeout: seconds!(write_timeout_seconds),
                 request_timeout: seconds!(request_timeout_seconds),
                 drain_timeout: seconds!(drain_timeout_seconds),
                 ..http::Config::default()

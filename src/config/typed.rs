@@ -291,6 +291,16 @@ pub struct Typed {
     )]
     pub idle_timeout_seconds: Option<f64>,
 
+    /// Seconds a client may take none of an answer's bytes, and, with one more for every 64 KiB, may take for all of it
+    #[arg(
+        long,
+        env = "VECMEMO_WRITE_TIMEOUT_SECONDS",
+        value_name = "SECONDS",
+        help_heading = "Limits",
+        hide_short_help = true
+    )]
+    pub write_timeout_seconds: Option<f64>,
+
     /// Seconds after which a request is answered 504, unless it names its own with `x-request-timeout`
     #[arg(
         long,

@@ -61,7 +61,7 @@ pub struct Config {
     pub body_timeout: Duration,
     /// How long a connection on which nothing is being answered may stay silent.
     pub idle_timeout: Duration,
-    /// How long a client may take none of the bytes sent to it.
+    /// How long a client may take none of the bytes sent to it; and how long, with a second for every 64 KiB, for all of an answer.
     pub write_timeout: Duration,
     /// How long a request may take when it does not say (`x-request-timeout`).
     pub request_timeout: Duration,

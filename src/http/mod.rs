@@ -42,6 +42,7 @@ mod shape;
 mod switch;
 mod tokenize;
 mod traces;
+mod unsent;
 mod wire;
 
 use std::sync::Arc;

@@ -29,6 +29,7 @@ use crate::cache::Catalogue;
 use super::connection::{Busy, Connection};
 use super::limits::Config;
 use super::metrics::Held;
+use super::unsent::Unsent;
 use super::{Service, router};
 
 /// How long nothing is accepted after the system refused to (it is out of files or memory).
@@ -137,20 +138,28 @@ impl Server {
         let (config, busy) = (&self.service.shared.config, Busy::default());
         let io = TokioIo::new(Connection::new(stream, busy.clone(), config.idle_timeout, config.write_timeout));
         let router = self.router.clone();
+        let unsent = Unsent::new(config.write_timeout);
+        let watching = unsent.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let (guard, answering) = (busy.guard(), router.clone().call(request.map(Body::new)));
+            let watching = watching.clone();
             async move {
                 let answer = answering.await;
                 drop(guard);
-                answer.map_err(|never: Infallible| never)
+                answer.map(|answer| answer.map(|body| watching.watch(body))).map_err(|never: Infallible| never)
             }
         });
         let builder = Arc::clone(&self.builder);
         tokio::spawn(async move {
             let _held = (room, open);
             let connection = builder.serve_connection(io, service).into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%error, "a connection ended early");
+            tokio::select! {
+                outcome = watcher.watch(connection) => {
+                    if let Err(error) = outcome {
+                        tracing::debug!(%error, "a connection ended early");
+                    }
+                }
+                () = unsent.overdue() => tracing::debug!("a connection was closed: its peer took an answer too slowly"),
             }
         });
     }

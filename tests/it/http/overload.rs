@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use vecmemo::engine::Model;
 use vecmemo::http::Config;
@@ -91,5 +91,54 @@ async fn large_bodies_that_do_not_come_keep_no_small_one_waiting() {
     let mut small = server.connect().await;
     assert!(ask(&mut small, &texts("small", 3)).await.starts_with("HTTP/1.1 200"));
     drop((slow, stats, small));
+    server.stop().await;
+}
+
+/// The beginning of a frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = &(payload.len() as u32).to_be_bytes()[1..];
+    [length, &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A client that says "send me nothing yet", answers every ping, and so seems alive, used to keep its answers in our memory for
+/// as long as it liked.
+#[tokio::test]
+async fn an_answer_that_is_never_asked_for_over_http_2_ends_its_connection() {
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const ACK: u8 = 1;
+    let config = Config { write_timeout: Duration::from_millis(200), ..Config::default() };
+    let server = Server::start(model(), config).await;
+    let mut stream = server.connect().await;
+    let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    // GET http://x/openapi.json: two headers of the static table, two said in full; all of the request.
+    let headers = [&[0x82, 0x86, 0x04, 13][..], b"/openapi.json", &[0x01, 1], b"x"].concat();
+    let request = frame(1, 0x5, 1, &headers);
+    stream.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*no_window, &*request].concat()).await.unwrap();
+
+    let told = async {
+        let (mut was_answered, mut pings) = (false, 0);
+        loop {
+            let mut head = [0; 9];
+            if stream.read_exact(&mut head).await.is_err() {
+                return (was_answered, pings);
+            }
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            if stream.read_exact(&mut payload).await.is_err() {
+                return (was_answered, pings);
+            }
+            was_answered |= head[3] == 1;
+            assert_ne!(head[3], 0, "nothing of the answer's body was asked for");
+            if head[3] == PING && head[4] & ACK == 0 {
+                pings += 1;
+                let pong = frame(PING, ACK, 0, &payload);
+                if stream.write_all(&pong).await.is_err() {
+                    return (was_answered, pings);
+                }
+            }
+        }
+    };
+    let (was_answered, _) = tokio::time::timeout(PATIENCE, told).await.expect("the connection is closed");
+    assert!(was_answered);
     server.stop().await;
 }
