@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,27 +14,39 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How many requests of one connection are being answered.
+/// How many requests of one connection are being answered, and whether there ever was one.
 #[derive(Clone, Default)]
-pub(super) struct Busy(Arc<AtomicUsize>);
+pub(super) struct Busy(Arc<Requests>);
+
+#[derive(Default)]
+struct Requests {
+    answering: AtomicUsize,
+    any: AtomicBool,
+}
 
 /// One of them.
 pub(super) struct BusyGuard(Busy);
 
 impl Busy {
     pub(super) fn guard(&self) -> BusyGuard {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.answering.fetch_add(1, Ordering::Relaxed);
+        self.0.any.store(true, Ordering::Relaxed);
         BusyGuard(self.clone())
     }
 
+    /// Whether a request has come on this connection.
+    pub(super) fn was_asked(&self) -> bool {
+        self.0.any.load(Ordering::Relaxed)
+    }
+
     fn is_busy(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.0.answering.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Drop for BusyGuard {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.answering.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

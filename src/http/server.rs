@@ -4,6 +4,9 @@
 //! serving ─ told to stop ─► draining: accepted requests are finished, new ones answered 503 and `Connection: close`
 //!                              └ all finished, or out of time ─► nothing is accepted ─► cache drained ─► returned
 //! ```
+//!
+//! A connection on which nothing was asked yet is not closed at once: its first request may be on its way, and whoever sent it
+//! could not tell a request that was never read from one that was lost. On a connection that was kept he can.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,9 +22,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::Service as _;
 
 use crate::cache::Catalogue;
@@ -37,6 +39,9 @@ const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(100);
 
 /// How long connections that came while draining may take, once everything accepted before is finished.
 const LATECOMERS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a connection that is told to end may take to say what it was made for.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Hyper's smallest buffer.
 const BUFFER_BYTES_MIN: usize = 8 << 10;
@@ -55,33 +60,57 @@ pub async fn serve(
     let catalogue = models.into();
     let service = Service::new(catalogue.clone(), config);
     let server = Server::new(service.clone());
-    let accepted = GracefulShutdown::new();
+    let accepted = Connections::default();
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            (stream, room) = server.accept(&listener) => server.spawn(stream, room, accepted.watcher()),
+            (stream, room) = server.accept(&listener) => server.spawn(stream, room, accepted.told()),
         }
     }
 
     tracing::info!("stopping: accepted requests are finished, new ones refused");
     service.start_draining();
-    let latecomers = GracefulShutdown::new();
-    let finished = tokio::time::timeout(drain_timeout, accepted.shutdown());
+    let latecomers = Connections::default();
+    let finished = tokio::time::timeout(drain_timeout, accepted.end());
     let mut finished = pin!(finished);
     let in_time = loop {
         tokio::select! {
             outcome = &mut finished => break outcome.is_ok(),
-            (stream, room) = server.accept(&listener) => server.spawn(stream, room, latecomers.watcher()),
+            (stream, room) = server.accept(&listener) => server.spawn(stream, room, latecomers.told()),
         }
     };
-    drop(listener);
+    server.accept_rest(listener, &latecomers);
     if !in_time {
         tracing::warn!(?drain_timeout, "some accepted requests did not finish in time and are given up");
     }
     // Latecomers are refused at once; who is slower than this to read its refusal does without.
-    let _ = tokio::time::timeout(LATECOMERS_TIMEOUT, latecomers.shutdown()).await;
+    let _ = tokio::time::timeout(LATECOMERS_TIMEOUT, latecomers.end()).await;
     catalogue.drain().await.map_err(io::Error::other)
+}
+
+/// Connections that are told to end together.
+struct Connections(watch::Sender<bool>);
+
+/// What one of them hears by; it is there for as long as the connection is.
+type Told = watch::Receiver<bool>;
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl Connections {
+    fn told(&self) -> Told {
+        self.0.subscribe()
+    }
+
+    /// Tells all, and ends when they have.
+    async fn end(&self) {
+        self.0.send_replace(true);
+        self.0.closed().await;
+    }
 }
 
 struct Server {
@@ -127,7 +156,26 @@ impl Server {
         }
     }
 
-    fn spawn(&self, stream: TcpStream, room: OwnedSemaphorePermit, watcher: Watcher) {
+    /// Takes what has connected and closes the listener: what the system still held would be reset, and its clients could not
+    /// tell that nothing was done for them.
+    fn accept_rest(&self, listener: TcpListener, latecomers: &Connections) {
+        // Asked directly: the runtime may not have heard of the latest yet.
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    if let Ok(stream) = stream {
+                        self.spawn(stream, room, latecomers.told());
+                    }
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn spawn(&self, stream: TcpStream, room: OwnedSemaphorePermit, mut told: Told) {
         let metrics = &self.service.shared.metrics;
         metrics.accepted.inc();
         let open = Held::new(&metrics.connections);
@@ -138,6 +186,7 @@ impl Server {
         let (config, busy) = (&self.service.shared.config, Busy::default());
         let io = TokioIo::new(Connection::new(stream, busy.clone(), config.idle_timeout, config.write_timeout));
         let router = self.router.clone();
+        let asked = busy.clone();
         let unsent = Unsent::new(config.write_timeout);
         let watching = unsent.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -152,14 +201,33 @@ impl Server {
         let builder = Arc::clone(&self.builder);
         tokio::spawn(async move {
             let _held = (room, open);
-            let connection = builder.serve_connection(io, service).into_owned();
-            tokio::select! {
-                outcome = watcher.watch(connection) => {
-                    if let Err(error) = outcome {
-                        tracing::debug!(%error, "a connection ended early");
+            let mut connection = pin!(builder.serve_connection(io, service).into_owned());
+            let ending = async {
+                // The sender is gone only when the whole service was.
+                let _ = told.wait_for(|told| *told).await;
+                if !asked.was_asked() {
+                    tokio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
+                }
+            };
+            let (mut ending, mut overdue) = (pin!(ending), pin!(unsent.overdue()));
+            let mut is_ending = false;
+            loop {
+                tokio::select! {
+                    outcome = &mut connection => {
+                        if let Err(error) = outcome {
+                            tracing::debug!(%error, "a connection ended early");
+                        }
+                        return;
+                    }
+                    () = &mut overdue => {
+                        tracing::debug!("a connection was closed: its peer took an answer too slowly");
+                        return;
+                    }
+                    () = &mut ending, if !is_ending => {
+                        is_ending = true;
+                        connection.as_mut().graceful_shutdown();
                     }
                 }
-                () = unsent.overdue() => tracing::debug!("a connection was closed: its peer took an answer too slowly"),
             }
         });
     }

@@ -184,6 +184,26 @@ async fn draining_finishes_what_was_accepted_and_refuses_what_comes_after() {
     assert_eq!(server.cache.stats().store.entries, 1);
 }
 
+/// A new connection used to be closed as idle at the end, with its first request on the way: its client could not tell whether
+/// that had been lost. What the system had accepted and we had not was reset likewise.
+#[tokio::test]
+async fn at_the_end_the_first_request_of_a_new_connection_is_told_so() {
+    let server = Server::start(model(), Config::default()).await;
+    let accepted: Vec<TcpStream> = futures_util::future::join_all((0..20).map(|_| server.connect())).await;
+    // Some are accepted by now, and some wait in the system.
+    let Server { address, stop, served, .. } = server;
+    stop.send(()).unwrap();
+    let later: Vec<TcpStream> =
+        futures_util::future::join_all((0..20).map(|_| async { TcpStream::connect(address).await.unwrap() })).await;
+    for mut stream in accepted.into_iter().chain(later) {
+        tokio::task::yield_now().await;
+        stream.write_all(post(r#"{"inputs": "a"}"#, "").as_bytes()).await.unwrap();
+        let text = rest(stream).await;
+        assert!(text.starts_with("HTTP/1.1 503") && text.contains("connection: close"), "{text}");
+    }
+    served.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_drain_ends_in_time_whatever_hangs() {
     let (open, gate) = mpsc::channel();
