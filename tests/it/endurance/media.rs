@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::server::{Client, Server, vecmemo};
+use crate::support::server::{Client, Server, tiny, until, vecmemo};
 
 const DISK_BYTES: u64 = 24 << 20;
 
@@ -261,5 +261,48 @@ fn a_file_system_that_becomes_read_only_costs_no_answer_and_is_said() {
     let Err(said) = refused else { panic!("a server starts on a folder it cannot write to") };
     for part in ["data", "ead-only file system", "--data-dir"] {
         assert!(said.contains(part), "{part} in: {said}");
+    }
+}
+
+/// A log goes to a file, on the disk that is full as likely as not. Lines that could not be written were told of on the same stream,
+/// and that this failed too was a panic in whichever thread had something to say: requests had no answer.
+#[test]
+fn a_log_that_cannot_be_written_costs_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let program = vecmemo(folder.path());
+    let mut ignoring = Command::new("bash");
+    ignoring.current_dir(folder.path()).args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(program.get_program());
+    ignoring
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data", "--capacity-entries", "65536", "--model"])
+        .arg(tiny());
+    ignoring.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).stderr(File::create(&log).unwrap());
+    let mut child = Killed(ignoring.spawn().unwrap());
+    let url = || {
+        std::fs::read_to_string(&log)
+            .unwrap()
+            .split_once("curl -s ")
+            .and_then(|(_, rest)| Some(rest.split_once("/embed")?.0.to_owned()))
+    };
+    until("the server is ready", || url().is_some());
+    let client = Client::of(url().unwrap());
+
+    assert!(did("prlimit", &["--pid", &child.0.id().to_string(), "--fsize=1:unlimited"]), "prlimit works");
+    for text in texts("unwritten", 0..50) {
+        let (status, body) = client.post("/embed", &json!({ "inputs": text })).unwrap();
+        assert_eq!(status, 200, "{body}");
+        assert_eq!(client.post("/embed", &json!({ "inputs": 7 })).unwrap().0, 422, "a refusal is a line in the log");
+    }
+    assert!(child.0.try_wait().unwrap().is_none(), "it runs");
+}
+
+/// A child that does not outlive its test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -69,7 +69,7 @@ impl Server {
                 log.push('\n');
             }
         });
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let agent = agent();
         match when_ready.recv() {
             Ok(url) => Ok(Self { child, agent, log, reader: Some(reader), url }),
             Err(_) => {
@@ -168,6 +168,17 @@ pub fn spawn(mut command: Command, settings: &[&str]) -> (Child, Lines) {
 pub struct Client {
     agent: ureq::Agent,
     url: String,
+}
+
+impl Client {
+    /// Of a server that was started in another way.
+    pub fn of(url: String) -> Self {
+        Self { agent: agent(), url }
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).build().new_agent()
 }
 
 type Answer<T> = Result<(u16, T), ureq::Error>;
