@@ -33,12 +33,15 @@ class Node:
         # What is measured at the start and decided by that may differ between two machines that are equal: not here.
         self.settings = {"VECMEMO_PRECISION": "f32", **({"VECMEMO_REMOTE_URL": url} if url else {}), **settings}
 
+    def command(self):
+        return [program(), *self.arguments]
+
     def start(self):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VECMEMO_")}
         log = Path(self.folder) / "log"
         with log.open("a") as out:
             begin = out.tell()
-            self.process = subprocess.Popen([program(), *self.arguments], cwd=self.folder, env={**environment, **self.settings},
+            self.process = subprocess.Popen(self.command(), cwd=self.folder, env={**environment, **self.settings},
                                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=out)
 
         def port():
