@@ -16,7 +16,7 @@ use super::erasure::{Eraser, Erasure, ErasureCollector, ErasureError, Receipt};
 use super::events::{Event, EventRules, Reaction};
 use super::remote::TierCollector;
 use super::{Cache, Error, Invalidated, Migration};
-use crate::domain::ModelVersion;
+use crate::domain::{ModelVersion, Reach};
 use crate::remote::Handled;
 use crate::store::{Folder, StoreError};
 
@@ -343,12 +343,12 @@ impl Catalogue {
         *self.inner.event_rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
-    /// Invalidates what the rules say of events. All are looked at before anything is done; what is done is the same when it is done
+    /// Invalidates what the rules say of events, as far as it is in reach. All are looked at before anything is done; what is done is the same when it is done
     /// again. A model that a rule names and nobody serves has nothing to invalidate. Blocks.
     ///
     /// # Errors
     /// When a rule can do nothing with an event; then nothing is done. When a store refuses; then not all is done.
-    pub fn react(&self, events: &[Event]) -> Result<Reacted, Error> {
+    pub fn react(&self, events: &[Event], reach: &Reach) -> Result<Reacted, Error> {
         let rules = Arc::clone(&self.inner.event_rules.read().unwrap_or_else(PoisonError::into_inner));
         let mut reactions = Vec::new();
         for event in events {
@@ -356,6 +356,7 @@ impl Catalogue {
         }
         let mut reacted = Reacted { rules: reactions.len(), ..Reacted::default() };
         for Reaction { model, invalidation } in reactions {
+            let Some(invalidation) = invalidation.within(reach) else { continue };
             let models = match &model {
                 None => self.models(),
                 Some(name) => self.resolve(Some(name)).into_iter().collect(),
@@ -373,7 +374,7 @@ impl Catalogue {
             Ok(event) => event,
             Err(problem) => return Handled::Refused(problem),
         };
-        match self.react(std::slice::from_ref(&event)) {
+        match self.react(std::slice::from_ref(&event), &Reach::everything()) {
             Ok(Reacted { rules, invalidated }) => {
                 let Invalidated { matched, removed, .. } = invalidated;
                 tracing::info!(action = "react", kind = event.kind, rules, matched, removed, "changed");

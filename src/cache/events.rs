@@ -176,7 +176,7 @@ impl Checked {
             return Err(EventError::Wildcard { value: value.clone(), on: on.to_owned() });
         }
         let namespace = optional(&self.namespace)?;
-        let namespace = namespace.map(|name| Namespace::new(&name)).transpose();
+        let namespace = namespace.map(|name| Namespace::qualified(&name)).transpose();
         let problem = |error: crate::domain::NamespaceError| error.to_string();
         let namespace =
             namespace.map_err(|error| EventError::Namespace { on: on.to_owned(), problem: problem(error) })?;

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Error, Shared};
-use crate::domain::{Key, Namespace, Pattern};
+use crate::domain::{Key, Namespace, Pattern, Reach, owner};
 use crate::store::Selector;
 
 /// Keys removed or marked at a time: writes of others get their turn in between.
@@ -28,6 +28,8 @@ pub struct Invalidation {
     pub tag_glob: Option<Pattern>,
     /// In this namespace.
     pub namespace: Option<Namespace>,
+    /// In a namespace of this tenant; empty: in one that is no tenant's. It narrows what the rest says, and says nothing itself.
+    pub tenant: Option<String>,
     /// Stored longer ago than this.
     pub older_than: Option<Duration>,
     /// All there are. Nothing given and this `false` is refused.
@@ -84,9 +86,23 @@ impl Invalidation {
     /// Whether nothing is said of which entries are meant.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { keys, texts, tags, tag_glob, namespace, older_than, all, mode: _, dry_run: _ } = self;
+        let Self { keys, texts, tags, tag_glob, namespace, tenant: _, older_than, all, mode: _, dry_run: _ } = self;
         let by_name = keys.is_some() || texts.is_some() || tags.is_some() || tag_glob.is_some();
         !(by_name || namespace.is_some() || older_than.is_some() || *all)
+    }
+
+    /// The same, of what is in reach: a namespace as its name leads there, and without one the tenant's own. `None` if it is of
+    /// another tenant's.
+    #[must_use]
+    pub fn within(mut self, reach: &Reach) -> Option<Self> {
+        match self.namespace.take() {
+            Some(namespace) => self.namespace = Some(reach.pin(namespace)?),
+            None if self.texts.is_some() && reach.tenant().is_some() => {
+                self.namespace = Some(reach.pin(Namespace::default())?)
+            }
+            None => self.tenant = reach.tenant().map(str::to_owned),
+        }
+        Some(self)
     }
 }
 
@@ -142,8 +158,10 @@ fn each(shared: &Shared, wanted: &Invalidation, keys_of_texts: Option<&[Key]>) -
 
 /// Of many entries that go by their tags and their age alone: they are not served from now on, and erased behind.
 fn condemn_many(shared: &Shared, wanted: &Invalidation) -> Result<Option<Invalidated>, Error> {
-    let Invalidation { keys, texts, tags, tag_glob, namespace, older_than: _, all: _, mode, dry_run } = wanted;
-    if keys.is_some() || texts.is_some() || namespace.is_some() || *dry_run || *mode == InvalidationMode::Soft {
+    let Invalidation { keys, texts, tags, tag_glob, namespace, tenant, older_than: _, all: _, mode, dry_run } = wanted;
+    // What is condemned is so in every namespace.
+    let narrows = keys.is_some() || texts.is_some() || namespace.is_some() || tenant.is_some();
+    if narrows || *dry_run || *mode == InvalidationMode::Soft {
         return Ok(None);
     }
     let mut matched = 0;
@@ -172,7 +190,7 @@ fn created_before(wanted: &Invalidation, now: u32) -> Option<u32> {
 
 /// The keys of all entries that meet everything that is given, each once.
 fn choose(shared: &Shared, wanted: &Invalidation, keys_of_texts: Option<&[Key]>) -> Result<Vec<Key>, Error> {
-    let Invalidation { keys, tags, tag_glob, namespace, .. } = wanted;
+    let Invalidation { keys, tags, tag_glob, namespace, tenant, .. } = wanted;
     let now = shared.now();
     let created_before = created_before(wanted, now);
 
@@ -195,8 +213,12 @@ fn choose(shared: &Shared, wanted: &Invalidation, keys_of_texts: Option<&[Key]>)
     let mut chosen = match (indexed.next(), namespace, created_before) {
         (Some(first), ..) => first,
         (None, Some(namespace), _) => shared.store.select(&Selector::Namespace(namespace), now)?,
-        (None, None, Some(time)) => return Ok(shared.store.select(&Selector::CreatedBefore(time), now)?),
-        (None, None, None) => return Ok(shared.store.select(&Selector::All, now)?),
+        // What is left of a scan for a tenant is narrowed below.
+        (None, None, Some(time)) if tenant.is_none() => {
+            return Ok(shared.store.select(&Selector::CreatedBefore(time), now)?);
+        }
+        (None, None, None) if tenant.is_none() => return Ok(shared.store.select(&Selector::All, now)?),
+        (None, None, _) => shared.store.select(&Selector::All, now)?,
     };
     for other in indexed {
         let other: HashSet<Key> = other.into_iter().collect();
@@ -206,20 +228,15 @@ fn choose(shared: &Shared, wanted: &Invalidation, keys_of_texts: Option<&[Key]>)
     chosen.retain(|key| seen.insert(*key));
     drop(seen);
 
-    if created_before.is_none() && namespace.is_none() {
+    if created_before.is_none() && namespace.is_none() && tenant.is_none() {
         return Ok(chosen);
     }
-    // A name has one number; it is asked for once a number.
-    let mut meant: Vec<(u32, bool)> = Vec::new();
-    let mut is_meant = |number: u32| {
-        let Some(namespace) = namespace else { return true };
-        if let Some((_, meant)) = meant.iter().find(|(known, _)| *known == number) {
-            return *meant;
-        }
-        let answer = shared.store.namespace_name(number).is_some_and(|name| name == namespace.as_str());
-        meant.push((number, answer));
-        answer
+    let has_name = |name: &str| {
+        namespace.as_ref().is_none_or(|namespace| name == namespace.as_str())
+            && tenant.as_ref().is_none_or(|tenant| owner(name) == tenant)
     };
+    let named = (namespace.is_some() || tenant.is_some()).then(|| shared.store.namespaces(has_name));
+    let is_meant = |number: u32| named.as_ref().is_none_or(|named| named.binary_search(&number).is_ok());
     let mut kept = Vec::with_capacity(chosen.len());
     for keys in chosen.chunks(KEYS_AT_ONCE) {
         for (key, entry) in keys.iter().zip(shared.store.contains_many(keys, now)) {

@@ -426,7 +426,7 @@ impl Migration {
             };
             // Nobody waits for this one.
             let request = Request {
-                namespace: Namespace::new(&common.namespace).expect("it was one before"),
+                namespace: Namespace::qualified(&common.namespace).expect("it was one before"),
                 prompt_name: common.prompt_name.as_deref(),
                 direction: common.direction,
                 lane: Lane::WarmUp,

@@ -33,10 +33,12 @@ mod erasure;
 mod error;
 mod events;
 mod flight;
+mod holdings;
 mod invalidate;
 mod lead;
 mod metrics;
 mod migration;
+mod part;
 pub mod policy;
 mod refresh;
 mod remote;
@@ -78,8 +80,10 @@ pub use erasure::{
 };
 pub use error::Error;
 pub use events::{Event, EventError, EventRule, EventRuleError, EventRules};
+pub use holdings::Holdings;
 pub use invalidate::{Invalidated, Invalidation, InvalidationMode};
 pub use migration::{Embedded, Migration, Progress};
+pub use part::Part;
 pub use policy::Policies;
 pub use remote::{Elsewhere, SharedTier};
 pub use request::{Answer, Freshness, Inputs, Item, Mode, Payload, Request, Timings};
@@ -90,6 +94,7 @@ pub use stats::{Evictions, Memory, Stats, Tier, Weights, Window};
 use census::LastCensus;
 use draft::{Draft, set_row};
 use flight::{Flights, Particulars, Place, Waiter};
+use holdings::Counted;
 use lead::{Errand, Input, Sharing};
 use metrics::Metrics;
 use refresh::{Claims, Due, Wishes};
@@ -132,6 +137,7 @@ struct Shared {
     enabled: AtomicBool,
     tier: Option<SharedTier>,
     census: LastCensus,
+    holdings: Counted,
 }
 
 /// How the cache is kept.
@@ -225,6 +231,7 @@ impl Cache {
             enabled: AtomicBool::new(enabled),
             tier,
             census: LastCensus::default(),
+            holdings: Counted::default(),
         });
         if let Some(tier) = &shared.tier {
             tier.add(embedder.card().version, &shared);

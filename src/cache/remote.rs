@@ -180,7 +180,7 @@ impl Listener for Ear {
 /// What a notice means here. What was written since it was published is not meant, by this machine's clock: the tier's tells only
 /// how long ago that was.
 fn invalidation(notice: &Notice, published: u32, now: u32) -> Invalidation {
-    let Notice { tags, tag_glob, namespace, model, keys, before, all, soft, erasure: _ } = notice;
+    let Notice { tags, tag_glob, namespace, tenant, model, keys, before, all, soft, erasure: _ } = notice;
     let before = before.unwrap_or(u32::MAX).min(published.saturating_add(CLOCKS_APART_SECONDS));
     Invalidation {
         keys: (!keys.is_empty()).then(|| keys.clone()),
@@ -188,6 +188,7 @@ fn invalidation(notice: &Notice, published: u32, now: u32) -> Invalidation {
         tags: (!tags.is_empty()).then(|| tags.clone()),
         tag_glob: tag_glob.clone(),
         namespace: namespace.clone(),
+        tenant: tenant.clone(),
         older_than: now.checked_sub(before).map(|seconds| Duration::from_secs(u64::from(seconds))),
         all: *all || model.is_some(),
         mode: if *soft { InvalidationMode::Soft } else { InvalidationMode::Hard },
@@ -203,7 +204,7 @@ pub(super) fn publish(
     of_texts: Option<&[Key]>,
 ) -> Option<bool> {
     let SharedTier { tier, .. } = shared.tier.as_ref()?;
-    let Invalidation { keys, texts: _, tags, tag_glob, namespace, older_than, all: _, mode, dry_run } = wanted;
+    let Invalidation { keys, texts: _, tags, tag_glob, namespace, tenant, older_than, all: _, mode, dry_run } = wanted;
     // Nothing said means everything, which nobody wanted.
     if *dry_run || wanted.is_empty() || tags.as_ref().is_some_and(Vec::is_empty) {
         return None;
@@ -215,6 +216,7 @@ pub(super) fn publish(
         tags: tags.clone().unwrap_or_default(),
         tag_glob: tag_glob.clone(),
         namespace: namespace.clone(),
+        tenant: tenant.clone(),
         model: Some(*model),
         before: older_than.map(ago),
         soft: *mode == InvalidationMode::Soft,
@@ -230,7 +232,10 @@ pub(super) fn publish(
     if named.is_empty() {
         return Some(true);
     }
-    tier.remove(&named);
+    // Whose keys they are the servers cannot tell. The notice is enough for the records to be served no more.
+    if tenant.is_none() && namespace.is_none() || of_texts.is_some() {
+        tier.remove(&named);
+    }
     Some(tier.publish(&Notice { keys: named, ..notice }))
 }
 

@@ -42,13 +42,13 @@ struct State {
 impl Asked {
     /// `None` for a search that is not kept.
     pub(super) fn new(vectors: &[Vec<f32>], wanted: &Search, generation: u64) -> Option<Self> {
-        let Search { k, min_similarity, namespace, tags, older_than, newer_than, after, exact } = wanted;
+        let Search { k, min_similarity, namespace, within, tags, older_than, newer_than, after, exact } = wanted;
         if older_than.is_some() || newer_than.is_some() || after.is_some() {
             return None;
         }
         let mut hasher = blake3::Hasher::new();
         // Every list says how long it is, so that no two searches are written alike.
-        let rest = format!("{k} {min_similarity:?} {:?} {tags:?} {exact} {} ", namespace, vectors.len());
+        let rest = format!("{k} {min_similarity:?} {:?} {within:?} {tags:?} {exact} {} ", namespace, vectors.len());
         hasher.update(rest.as_bytes());
         for vector in vectors {
             hasher.update(&vector.len().to_le_bytes()).update(bytemuck::cast_slice(vector));

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::repeated::{Asked, Repeated};
 use super::{Error, Shared};
-use crate::domain::{Key, Namespace};
+use crate::domain::{Key, Namespace, Reach};
 use crate::index::{
     Choice, Cursor, Device, DeviceChoice, Filter, GraphOptions, Hit, Index, Method, Path, Query, Row, Rows, graph_files,
 };
@@ -57,6 +57,8 @@ pub struct Search {
     pub min_similarity: Option<f32>,
     /// Only entries of this namespace.
     pub namespace: Option<Namespace>,
+    /// Only entries in reach.
+    pub within: Reach,
     /// Only entries with one of these tags.
     pub tags: Option<Vec<String>>,
     /// Only entries stored more than this long ago.
@@ -76,6 +78,7 @@ impl Default for Search {
             k: 10,
             min_similarity: None,
             namespace: None,
+            within: Reach::everything(),
             tags: None,
             older_than: None,
             newer_than: None,
@@ -260,8 +263,12 @@ pub(super) fn search(shared: &Shared, vectors: &[Vec<f32>], wanted: &Search) -> 
     let Some(chosen) = Chosen::of(store, wanted, now)? else {
         return Ok(Searched::nothing(vectors.len()));
     };
-    let filter =
-        Filter { namespace: chosen.namespace, created: chosen.created.clone(), now, places: chosen.places.as_deref() };
+    let filter = Filter {
+        namespaces: chosen.namespaces.as_deref(),
+        created: chosen.created.clone(),
+        now,
+        places: chosen.places.as_deref(),
+    };
     // What is written from here on is on no later page.
     let newest = wanted.after.map_or_else(|| store.last_sequence(), |after| after.sequence);
     let query = |vector| Query { vector, k: wanted.k, min_similarity: wanted.min_similarity, after: wanted.after };
@@ -300,7 +307,7 @@ impl Found {
 
 /// Which entries a search is about, as the index puts it.
 struct Chosen {
-    namespace: Option<u32>,
+    namespaces: Option<Vec<u32>>,
     created: RangeInclusive<u32>,
     /// Of the entries with the tags that are wanted, if some are: keys, and places in order.
     tagged: Option<HashSet<Key>>,
@@ -310,14 +317,16 @@ struct Chosen {
 impl Chosen {
     /// `None` if there are no such entries.
     fn of(store: &Store, wanted: &Search, now: u32) -> Result<Option<Self>, Error> {
-        let Search { namespace, tags, older_than, newer_than, .. } = wanted;
-        let namespace = match namespace {
-            None => None,
-            Some(name) => match store.namespace_number(name) {
-                None => return Ok(None),
-                number => number,
-            },
+        let Search { namespace, within, tags, older_than, newer_than, .. } = wanted;
+        let namespaces = match namespace {
+            None if within.tenant().is_none() => None,
+            None => Some(store.namespaces(|name| within.has(name))),
+            Some(name) if within.has(name.as_str()) => Some(store.namespace_number(name).into_iter().collect()),
+            Some(_) => return Ok(None),
         };
+        if namespaces.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
         let ago = |age: Duration| now.saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
         let oldest = newer_than.map_or(0, ago);
         // Entries of a clock that was put back are young.
@@ -334,7 +343,7 @@ impl Chosen {
             found.sort_unstable();
             (tagged, places) = (Some(keys), Some(found));
         }
-        Ok(Some(Self { namespace, created: oldest..=youngest, tagged, places }))
+        Ok(Some(Self { namespaces, created: oldest..=youngest, tagged, places }))
     }
 
     fn has(&self, key: &Key) -> bool {

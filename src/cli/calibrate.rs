@@ -46,7 +46,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let settings = arguments.settings.settings(matches)?;
     start_logging(&settings)?;
-    let namespace = Namespace::new(&arguments.namespace)?;
+    let namespace = Namespace::qualified(&arguments.namespace)?;
     let cache = assemble::cache(&settings)
         .context("cannot open the cache; a server that is using it calibrates by itself, from what it is asked for")?;
     let runtime = assemble::runtime()?;

@@ -107,7 +107,7 @@ fn ask(arguments: &Arguments, url: &str, model: Option<&str>) -> anyhow::Result<
 
 fn invalidate(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Value> {
     let SelectorArguments { keys, texts, tags, tag_glob, namespace, older_than, all } = &arguments.selector;
-    let namespace = namespace.as_deref().map(Namespace::new).transpose()?;
+    let namespace = namespace.as_deref().map(Namespace::qualified).transpose()?;
     let cache = assemble::cache(&arguments.settings.settings(matches)?)?;
     let started = Instant::now();
     let invalidated = cache.invalidate(&Invalidation {
@@ -116,6 +116,7 @@ fn invalidate(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Val
         tags: (!tags.is_empty()).then(|| tags.clone()),
         tag_glob: tag_glob.as_deref().map(Pattern::new),
         namespace,
+        tenant: None,
         older_than: older_than.map(Duration::from_secs),
         all: *all,
         mode: if arguments.soft { InvalidationMode::Soft } else { InvalidationMode::Hard },

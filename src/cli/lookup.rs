@@ -61,7 +61,7 @@ fn ask(arguments: &Arguments, url: &str, model: Option<String>) -> anyhow::Resul
 }
 
 fn look(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Value>> {
-    let namespace = Namespace::new(&arguments.namespace)?;
+    let namespace = Namespace::qualified(&arguments.namespace)?;
     let cache = assemble::cache(&arguments.settings.settings(matches)?)?;
     let keys = if arguments.keys.is_empty() {
         let texts: Vec<_> = arguments.texts.iter().map(Into::into).collect();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::client::{Client, about};
 use super::{SettingsArguments, assemble};
 use crate::cache::{Found, HITS_MAX, Inputs, PathChoice, Request, Search, SearchConfig, SearchDevice};
-use crate::domain::{Key, Namespace};
+use crate::domain::{Key, Namespace, Reach};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -102,7 +102,7 @@ fn ask(arguments: &Arguments, url: &str, model: Option<&str>) -> anyhow::Result<
 
 fn search(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Vec<Value>>> {
     let Arguments { texts, keys, tags, .. } = arguments;
-    let namespace = arguments.namespace.as_deref().map(Namespace::new).transpose()?;
+    let namespace = arguments.namespace.as_deref().map(Namespace::qualified).transpose()?;
     let mut settings = arguments.settings.settings(matches)?;
     // One search is over before a graph would be built, or a GPU had the rows.
     let (choice, device) = (PathChoice::Exact, SearchDevice::Cpu);
@@ -123,6 +123,7 @@ fn search(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Vec
         k: arguments.k as usize,
         min_similarity: arguments.min_similarity,
         namespace,
+        within: Reach::everything(),
         tags: (!tags.is_empty()).then(|| tags.clone()),
         older_than: arguments.older_than.map(Duration::from_secs),
         newer_than: arguments.newer_than.map(Duration::from_secs),

@@ -17,7 +17,7 @@ pub use embedding::{Embedding, UnusableVector, scaled_to_one};
 pub use key::{ChunkId, ContentHash, Key, ParseKeyError, Scope, TokenKey};
 pub use lane::{Lane, UnknownLane};
 pub use model::{ActiveDevice, Device, FingerprintBuilder, ModelCard, ModelVersion, Pooling};
-pub use namespace::{Namespace, NamespaceError, Reach, Tenant};
+pub use namespace::{Namespace, NamespaceError, Reach, Tenant, owner};
 pub use pattern::Pattern;
 pub use provenance::Status;
 pub use tokens::{Tokens, Truncation, TruncationDirection};

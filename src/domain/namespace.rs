@@ -91,8 +91,9 @@ impl Namespace {
     }
 }
 
-/// Whose a namespace is, by its name as it is stored.
-fn owner(name: &str) -> &str {
+/// Whose a namespace is, by its name as it is stored; empty if it is no tenant's.
+#[must_use]
+pub fn owner(name: &str) -> &str {
     name.split_once('/').map_or("", |(tenant, _)| tenant)
 }
 
@@ -147,6 +148,15 @@ impl Reach {
     pub fn has(&self, name: &str) -> bool {
         let Some(Pinned { tenant, public }) = &self.0 else { return true };
         owner(name) == &**tenant || public.iter().any(|namespace| namespace.as_str() == name)
+    }
+
+    /// A name as it is stored, as it is called here: the tenant's own without the tenant.
+    #[must_use]
+    pub fn called<'a>(&self, name: &'a str) -> &'a str {
+        match (&self.0, name.split_once('/')) {
+            (Some(pinned), Some((tenant, own))) if tenant == &*pinned.tenant => own,
+            _ => name,
+        }
     }
 
     /// Where a name leads from here: to the public namespace of that name if there is one, else to the tenant's own. `None`: to
@@ -213,5 +223,6 @@ mod tests {
             assert_eq!(Reach::everything().pin(name(given)), Some(name(given)));
         }
         assert_eq!(Reach::of(None, public).pin(name("x")), Some(name("x")));
+        assert_eq!((a.called("a/x"), a.called("shared"), Reach::everything().called("a/x")), ("x", "shared", "a/x"));
     }
 }

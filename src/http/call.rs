@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::access::Caller;
 use crate::cache;
-use crate::domain::{Lane, UnknownLane};
+use crate::domain::{Lane, Namespace, UnknownLane};
 
 use super::Service;
 use super::body;
@@ -46,6 +46,7 @@ pub(super) struct Call {
     pub(super) lane: Option<Lane>,
     /// The model that the address names, with `?model=`.
     pub(super) model: Option<String>,
+    pub(super) caller: Caller,
     limit: std::time::Duration,
     /// The body's.
     held: Mutex<Option<Held>>,
@@ -58,7 +59,7 @@ struct Held {
 }
 
 impl Call {
-    fn new(service: Service, headers: &HeaderMap, address: &Uri) -> Result<Self, Error> {
+    fn new(service: Service, headers: &HeaderMap, address: &Uri, caller: Caller) -> Result<Self, Error> {
         let config = &service.shared.config;
         let limit = match headers.get(REQUEST_TIMEOUT) {
             None => config.request_timeout,
@@ -78,7 +79,15 @@ impl Call {
                 Some(lane.map_err(|unknown| Error::BadRequest { name: "x-priority", message: unknown.to_string() })?)
             }
         };
-        Ok(Self { service, started: Instant::now(), lane, model: named_model(address)?, limit, held: Mutex::default() })
+        Ok(Self {
+            service,
+            started: Instant::now(),
+            lane,
+            model: named_model(address)?,
+            caller,
+            limit,
+            held: Mutex::default(),
+        })
     }
 
     /// Keeps the room for a body until the request is answered.
@@ -98,6 +107,18 @@ impl Call {
 
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The namespace that a request means by a name, or by none: the one place where a tenant is given its own. Only the operator
+    /// names those of tenants.
+    ///
+    /// # Errors
+    /// When the name is none, by the field `namespace`.
+    pub(super) fn namespace(&self, name: Option<&str>) -> Result<Namespace, Error> {
+        let name = name.unwrap_or_default();
+        let named = if self.caller.is_operator() { Namespace::qualified(name) } else { Namespace::new(name) };
+        let named = named.map_err(|error| Error::invalid("namespace", error))?;
+        Ok(self.caller.reach().pin(named).expect("a name without a slash leads to somebody's own"))
     }
 
     /// Does blocking work on a thread for that. Past the deadline the work goes on and its answer is lost.
@@ -223,7 +244,7 @@ where
             Err(refusal)
         }
         Ok(_) if draining && route.is_work() => Err(Error::Cache(cache::Error::ShuttingDown)),
-        Ok(_) => match Call::new(service.clone(), request.headers(), request.uri()) {
+        Ok(caller) => match Call::new(service.clone(), request.headers(), request.uri(), caller) {
             Ok(call) => match AssertUnwindSafe(handle(call, request)).catch_unwind().await {
                 Ok(outcome) => outcome,
                 Err(_) => Err(Error::Panicked),

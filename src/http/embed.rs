@@ -21,7 +21,7 @@ use super::numbers;
 use super::pipeline::{self, Embedded, Wanted};
 use super::shape::Shape;
 use super::wire::{
-    CacheUse, Direction, Object, Payloads, Reuse, RootInputs, Text, Texts, check_tags, flag, namespace, payload, ttl,
+    CacheUse, Direction, Object, Payloads, Reuse, RootInputs, Text, Texts, check_tags, flag, payload, ttl,
 };
 
 /// The length of the vectors of a binary answer.
@@ -221,7 +221,7 @@ impl<'a> EmbedRequest<'a> {
         Ok(Wanted {
             model,
             request: cache::Request {
-                namespace: namespace(self.namespace.as_ref().map(|name| &*name.0))?,
+                namespace: call.namespace(self.namespace.as_ref().map(|name| &*name.0))?,
                 prompt_name: prompt_name.map(|name| &*name.0),
                 truncate: truncate.unwrap_or(shared.config.auto_truncate),
                 direction: direction.map(Into::into),

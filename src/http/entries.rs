@@ -65,9 +65,10 @@ pub(super) struct RemovedEntry {
 pub(super) async fn entry(call: Call, request: Request) -> Result<Answered, Error> {
     let key = asked_key(&request)?;
     let models = pipeline::models(&call, None)?;
+    let reach = call.caller.reach().clone();
     let found = call.blocking(move || {
         models.into_iter().find_map(|Served { cache, .. }| {
-            let entry = cache.lookup(&[key]).pop().flatten()?;
+            let entry = cache.within(&reach).lookup(&[key]).pop().flatten()?;
             let (tags, payload, namespace) =
                 (cache.tags(&key), cache.payload(&key), cache.namespace_name(entry.namespace));
             Some((cache, entry, tags, payload, namespace))
@@ -91,7 +92,7 @@ pub(super) async fn entry(call: Call, request: Request) -> Result<Answered, Erro
         ttl: entry.expires.map(|time| u64::from(time).saturating_sub(now)),
         pinned: entry.pinned,
         stale: entry.stale,
-        namespace,
+        namespace: namespace.map(|name| call.caller.reach().called(&name).to_owned()),
         tags,
         // A payload of the library's callers may be no JSON: it is not shown then.
         payload: payload.and_then(|payload| RawValue::from_string(payload).ok()),
@@ -108,8 +109,10 @@ pub(super) async fn entry(call: Call, request: Request) -> Result<Answered, Erro
 pub(super) async fn remove(call: Call, request: Request) -> Result<Answered, Error> {
     let key = asked_key(&request)?;
     let models = pipeline::models(&call, None)?;
+    let reach = call.caller.reach().clone();
     let removed = call.blocking(move || {
-        models.iter().try_fold(0, |removed, model| Ok::<_, cache::Error>(removed + model.cache.remove(&[key])?))
+        let remove = |model: &Served| model.cache.within(&reach).remove(&key);
+        models.iter().try_fold(0, |removed, model| Ok::<_, cache::Error>(removed + remove(model)?))
     });
     let removed = removed.await??;
     if removed == 0 {

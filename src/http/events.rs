@@ -112,8 +112,8 @@ pub(super) async fn events(call: Call, request: Request) -> Result<Answered, Err
     let events = form.events(&parts.headers, &received.bytes)?;
     drop(received);
     let (count, to) = (events.len(), described(&events));
-    let catalogue = call.service.shared.catalogue.clone();
-    let Reacted { rules, invalidated } = call.blocking(move || catalogue.react(&events)).await??;
+    let (catalogue, reach) = (call.service.shared.catalogue.clone(), call.caller.reach().clone());
+    let Reacted { rules, invalidated } = call.blocking(move || catalogue.react(&events, &reach)).await??;
     let micros = started.elapsed().as_micros();
     let answer = EventsAnswer {
         events: count,

@@ -18,7 +18,7 @@ use super::call::{Answered, Audit, Call};
 use super::errors::Error;
 use super::lookup::parsed_keys;
 use super::pipeline;
-use super::wire::{TAG_CHARS_MAX, Text, Texts, check_tags, namespace};
+use super::wire::{TAG_CHARS_MAX, Text, Texts, check_tags};
 
 /// The longest reason that is logged.
 pub(super) const REASON_CHARS_MAX: usize = 200;
@@ -126,7 +126,7 @@ impl InvalidateRequest<'_> {
     fn wanted(&self, call: &Call) -> Result<Invalidation, Error> {
         let shared = &call.service.shared;
         let texts_max = shared.config.batch_texts_max;
-        let namespace = self.namespace.as_ref().map(|name| namespace(Some(&name.0))).transpose()?;
+        let namespace = self.namespace.as_ref().map(|name| call.namespace(Some(&name.0))).transpose()?;
         let mut keys = None;
         if let Some(given) = &self.keys {
             given.check("keys", texts_max)?;
@@ -151,12 +151,13 @@ impl InvalidateRequest<'_> {
         if self.reason.as_ref().is_some_and(|reason| reason.0.chars().count() > REASON_CHARS_MAX) {
             return Err(Error::invalid("reason", format!("at most {REASON_CHARS_MAX} characters are logged")));
         }
-        Ok(Invalidation {
+        let wanted = Invalidation {
             keys,
             texts: self.inputs.as_ref().map(|texts| texts.texts.iter().map(ToString::to_string).collect()),
             tags: self.tags.clone(),
             tag_glob: tag_glob.map(Pattern::new),
             namespace,
+            tenant: None,
             older_than: self.older_than.map(Duration::from_secs),
             all: self.model.is_some(),
             mode: match self.mode {
@@ -164,7 +165,8 @@ impl InvalidateRequest<'_> {
                 Some(InvalidateMode::Soft) => InvalidationMode::Soft,
             },
             dry_run: self.dry_run.unwrap_or(false),
-        })
+        };
+        Ok(wanted.within(call.caller.reach()).expect("the namespace was led to what is in reach"))
     }
 
     /// The selector for the log: of texts only how many there are.

@@ -15,7 +15,7 @@ use super::call::{Answered, Call};
 use super::embed::{binary_headers, encoded, name_layout};
 use super::errors::Error;
 use super::pipeline;
-use super::wire::{Direction, Text, Texts, check_count, namespace};
+use super::wire::{Direction, Text, Texts, check_count};
 
 /// The indexes of rows that are not cached.
 const MISSING: HeaderName = HeaderName::from_static("x-missing");
@@ -127,7 +127,7 @@ pub(super) async fn lookup(call: Call, request: Request) -> Result<Answered, Err
     let bytes_a_key = if format == Format::Json { BYTES_AN_ITEM } else { dims * 6 };
     let room = call.in_time(shared.answer_memory.reserve(keys.len() * bytes_a_key)).await?;
     if format == Format::Json {
-        let mut items = described(&models, &keys);
+        let mut items = described(&call, &models, &keys);
         if let Some(namespace) = elsewhere {
             let cache = cache.clone();
             items = call.blocking(move || ask_elsewhere(&cache, &namespace, &keys, items)).await?;
@@ -137,7 +137,7 @@ pub(super) async fn lookup(call: Call, request: Request) -> Result<Answered, Err
         let body = serde_json::to_vec(&LookupAnswer { items }).expect("plain fields are always written to memory");
         return Ok(Answered::of(pipeline::reply("application/json", body, room), count, hits));
     }
-    let (rows, missing) = cache.rows(&keys);
+    let (rows, missing) = cache.within(call.caller.reach()).rows(&keys);
     let (content_type, body) = encoded(format, &rows, dims);
     let mut response = pipeline::reply(content_type, body, room);
     if let Some(dtype) = binary_headers(format) {
@@ -170,7 +170,7 @@ fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Asked, Error> {
     let shared = &call.service.shared;
     let asked: LookupRequest<'_> = body::parse(bytes)?;
     let model = asked.model.as_ref().map(|model| &*model.0);
-    let namespace = namespace(asked.namespace.as_ref().map(|name| &*name.0))?;
+    let namespace = call.namespace(asked.namespace.as_ref().map(|name| &*name.0))?;
     let elsewhere = asked.remote.then(|| namespace.clone());
     match (&asked.inputs, &asked.keys) {
         (Some(texts), None) => {
@@ -206,11 +206,12 @@ pub(super) fn parsed_keys(keys: &Texts<'_>) -> Result<Vec<Key>, Error> {
     parsed.collect()
 }
 
-fn described(models: &[Served], keys: &[Key]) -> Vec<LookupItem> {
+fn described(call: &Call, models: &[Served], keys: &[Key]) -> Vec<LookupItem> {
     let now = super::unix_seconds();
-    let mut entries = models[0].cache.lookup(keys);
+    let reach = call.caller.reach();
+    let mut entries = models[0].cache.within(reach).lookup(keys);
     for model in &models[1..] {
-        for (entry, other) in entries.iter_mut().zip(model.cache.lookup(keys)) {
+        for (entry, other) in entries.iter_mut().zip(model.cache.within(reach).lookup(keys)) {
             *entry = entry.take().or(other);
         }
     }

@@ -13,7 +13,7 @@ use super::body;
 use super::call::{Answered, Audit, Call};
 use super::errors::Error;
 use super::pipeline;
-use super::wire::{Direction, Text, Texts, namespace};
+use super::wire::{Direction, Text, Texts};
 
 /// Which models.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -167,7 +167,7 @@ pub(super) async fn texts(call: Call, mut request: Request) -> Result<Answered, 
     asked.inputs.check("inputs", call.service.shared.config.batch_texts_max)?;
     let migration = call.service.shared.catalogue.migration(&alias)?;
     let request = cache::Request {
-        namespace: namespace(asked.namespace.as_ref().map(|name| &*name.0))?,
+        namespace: call.namespace(asked.namespace.as_ref().map(|name| &*name.0))?,
         prompt_name: asked.prompt_name.as_ref().map(|name| &*name.0),
         direction: asked.truncation_direction.map(Into::into),
         lane: call.lane.unwrap_or(Lane::WarmUp),

@@ -15,7 +15,7 @@ use super::limits::TokenInputs;
 use super::numbers;
 use super::pipeline::{self, Embedded, Wanted};
 use super::shape::Shape;
-use super::wire::{Object, OpenAiInput, Payloads, Reuse, Text, check_count, check_tags, namespace, payload, ttl};
+use super::wire::{Object, OpenAiInput, Payloads, Reuse, Text, check_count, check_tags, payload, ttl};
 
 /// Texts to embed, as OpenAI's clients ask.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -177,7 +177,7 @@ impl EmbeddingsRequest<'_> {
         Ok(Wanted {
             model,
             request: cache::Request {
-                namespace: namespace(self.namespace.as_ref().map(|name| &*name.0))?,
+                namespace: call.namespace(self.namespace.as_ref().map(|name| &*name.0))?,
                 prompt_name: self.prompt_name.as_ref().map(|name| &*name.0),
                 truncate: self.truncate.unwrap_or(shared.config.auto_truncate),
                 ttl: ttl(self.ttl)?,

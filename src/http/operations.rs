@@ -6,7 +6,8 @@ use axum::response::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use crate::cache::{Cache, Served};
+use crate::access::Scope;
+use crate::cache::{Cache, Holdings, Served};
 
 use super::call::{Answered, Call};
 use super::errors::Error;
@@ -18,6 +19,7 @@ use super::wire::flag;
 
 /// The cache's figures since the start, and of the last minute, quarter of an hour and hour.
 ///
+/// A tenant's key without the scope `admin` is told what the tenant has, and nothing of the others.
 /// With `ages=true` also how many entries have which age, for which every record is read; with `census=true` also the
 /// namespaces and tags with most entries, as they were some seconds ago, counted or estimated.
 #[utoipa::path(
@@ -34,6 +36,15 @@ pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Erro
     let with_census = flag(request.uri().query(), "census")?;
     let shared = &call.service.shared;
     let models = pipeline::models(&call, None)?;
+    if let Some(tenant) = call.caller.reach().tenant().filter(|_| !call.caller.may(Scope::Admin)) {
+        let tenant = tenant.to_owned();
+        let own = call.blocking(move || {
+            let holdings = models.iter().map(|model| model.cache.holdings(&tenant));
+            let Holdings { entries, bytes } = holdings.fold(Holdings::default(), |all, of_model| all + of_model);
+            json!({ "tenant": tenant, "entries": entries, "bytes": bytes })
+        });
+        return Ok(pipeline::json(&own.await?).into());
+    }
     let price = shared.config.price.clone();
     let figures = move |model: &Served| {
         let counted = model.cache.stats();

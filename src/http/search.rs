@@ -20,7 +20,7 @@ use super::errors::Error;
 use super::lookup::parsed_keys;
 use super::memory::Room;
 use super::pipeline;
-use super::wire::{Text, Texts, check_count, check_tags, namespace};
+use super::wire::{Text, Texts, check_count, check_tags};
 
 /// The most entries that all queries of a request may find together.
 const FOUND_MAX: usize = 16_384;
@@ -131,19 +131,19 @@ pub(super) async fn search(call: Call, request: Request) -> Result<Answered, Err
     let texts_max = call.service.shared.config.batch_texts_max;
     let (field, count) = asked.queries()?;
     check_count(field, count, texts_max)?;
-    let search = asked.search(count)?;
+    let search = asked.search(&call, count)?;
     let room = room(&call, count, search.k).await?;
 
     let queries = if let Some(texts) = &asked.inputs {
         let request = cache::Request {
-            namespace: search.namespace.clone().unwrap_or_default(),
+            namespace: search.namespace.clone().map_or_else(|| call.namespace(None), Ok)?,
             prompt_name: asked.prompt_name.as_ref().map(|name| &*name.0),
             lane: call.lane.unwrap_or(cache::Request::new(Inputs::Texts(&texts.texts)).lane),
             ..cache::Request::new(Inputs::Texts(&texts.texts))
         };
         call.in_time(cache.query_vectors(request)).await??
     } else if let Some(keys) = &asked.keys {
-        cache.stored_vectors(&parsed_keys(keys)?)?
+        cache.within(call.caller.reach()).stored_vectors(&parsed_keys(keys)?)?
     } else {
         asked.vectors.unwrap_or_default()
     };
@@ -173,11 +173,12 @@ pub(super) async fn similar(call: Call, request: Request) -> Result<Answered, Er
     let search = Search {
         k: (k + 1).min(HITS_MAX),
         min_similarity: checked_similarity(asked.min_similarity).map_err(in_address)?,
+        within: call.caller.reach().clone(),
         ..Search::default()
     };
     let room = room(&call, 1, search.k).await?;
     let searching = call.blocking(move || {
-        let queries = cache.stored_vectors(&[key])?;
+        let queries = cache.within(&search.within).stored_vectors(&[key])?;
         cache.search(&queries, &search)
     });
     let mut searched = searching.await??;
@@ -246,7 +247,7 @@ impl SearchRequest<'_> {
         }
     }
 
-    fn search(&self, count: usize) -> Result<Search, Error> {
+    fn search(&self, call: &Call, count: usize) -> Result<Search, Error> {
         let k = checked_k(self.k, HITS_MAX.min(FOUND_MAX / count)).map_err(in_body)?;
         if let Some(tags) = &self.tags {
             if tags.is_empty() {
@@ -262,7 +263,8 @@ impl SearchRequest<'_> {
         Ok(Search {
             k,
             min_similarity: checked_similarity(self.min_similarity).map_err(in_body)?,
-            namespace: self.namespace.as_ref().map(|name| namespace(Some(&name.0))).transpose()?,
+            namespace: self.namespace.as_ref().map(|name| call.namespace(Some(&name.0))).transpose()?,
+            within: call.caller.reach().clone(),
             tags: self.tags.clone(),
             older_than: checked_age("older_than", self.older_than)?,
             newer_than: checked_age("newer_than", self.newer_than)?,

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::cache::policy::TTL_SECONDS_MAX;
 use crate::cache::{Mode, Payload, ReuseTerms};
-use crate::domain::{Namespace, TruncationDirection};
+use crate::domain::TruncationDirection;
 use crate::store::PAYLOAD_BYTES_MAX;
 
 use super::errors::Error;
@@ -462,17 +462,6 @@ pub(super) fn flag(query: Option<&str>, name: &'static str) -> Result<bool, Erro
         None | Some((_, "false")) => Ok(false),
         Some((_, "true")) => Ok(true),
         Some(_) => Err(Error::BadRequest { name, message: "true or false is needed".to_owned() }),
-    }
-}
-
-/// Checks a request's namespace; the default one if there is none.
-///
-/// # Errors
-/// When it cannot name one.
-pub(super) fn namespace(name: Option<&str>) -> Result<Namespace, Error> {
-    match name {
-        None => Ok(Namespace::default()),
-        Some(name) => Namespace::new(name).map_err(|error| Error::invalid("namespace", error)),
     }
 }
 

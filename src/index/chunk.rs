@@ -77,7 +77,10 @@ impl Validity {
         (self.expires > filter.now || self.expires == NEVER)
             & (filter.created.start() <= &self.created)
             & (&self.created <= filter.created.end())
-            & filter.namespace.is_none_or(|namespace| namespace == self.namespace)
+            & filter.namespaces.is_none_or(|namespaces| match namespaces {
+                [only] => *only == self.namespace,
+                several => several.binary_search(&self.namespace).is_ok(),
+            })
     }
 }
 

@@ -38,8 +38,8 @@ pub struct Cursor {
 /// Which rows count, for all queries of a search.
 #[derive(Clone, Debug)]
 pub struct Filter<'a> {
-    /// Only this namespace's.
-    pub namespace: Option<u32>,
+    /// Only these namespaces', in ascending order.
+    pub namespaces: Option<&'a [u32]>,
     /// Only those written then, in Unix seconds.
     pub created: RangeInclusive<u32>,
     /// Only those not expired by then, in Unix seconds.
@@ -155,11 +155,11 @@ impl Filter<'_> {
     /// All rows that have not expired.
     #[must_use]
     pub fn all(now: u32) -> Self {
-        Self { namespace: None, created: 0..=u32::MAX, now, places: None }
+        Self { namespaces: None, created: 0..=u32::MAX, now, places: None }
     }
 
     /// Whether all rows count. Expired ones are left out where they are found: they are few until they are cleared.
     pub(super) fn is_open(&self) -> bool {
-        self.namespace.is_none() && self.created == (0..=u32::MAX) && self.places.is_none()
+        self.namespaces.is_none() && self.created == (0..=u32::MAX) && self.places.is_none()
     }
 }

@@ -30,6 +30,8 @@ pub struct Notice {
     pub tag_glob: Option<Pattern>,
     /// In this namespace.
     pub namespace: Option<Namespace>,
+    /// In a namespace of this tenant; empty: in one that is no tenant's.
+    pub tenant: Option<String>,
     /// Of this model.
     pub model: Option<ModelVersion>,
     /// Under one of these keys, at most [`NOTICE_KEYS_MAX`].
@@ -86,6 +88,8 @@ struct Written {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     namespace: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     model: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     keys: Vec<String>,
@@ -128,17 +132,19 @@ impl Notice {
             && one_of(&self.tags)
             && self.tag_glob.as_ref().is_none_or(|glob| record.tags.iter().any(|tag| glob.matches(tag)))
             && self.namespace.as_ref().is_none_or(|namespace| namespace == subject.namespace)
+            && self.tenant.as_ref().is_none_or(|tenant| tenant == subject.namespace.tenant())
             && self.model.as_ref().is_none_or(|model| model == subject.model)
             && (self.keys.is_empty() || self.keys.contains(subject.key))
             && self.before.is_none_or(|time| record.created < time)
     }
 
-    /// How many of tags, pattern, namespace, model and keys are given.
+    /// How many of tags, pattern, namespace, tenant, model and keys are given.
     fn selectors(&self) -> usize {
         let given = [
             !self.tags.is_empty(),
             self.tag_glob.is_some(),
             self.namespace.is_some(),
+            self.tenant.is_some(),
             self.model.is_some(),
             !self.keys.is_empty(),
         ];
@@ -158,6 +164,7 @@ impl Notice {
             tags,
             tag_glob: self.tag_glob.as_ref().map(|glob| glob.as_str().to_owned()),
             namespace: self.namespace.as_ref().map(|namespace| namespace.as_str().to_owned()),
+            tenant: self.tenant.clone(),
             model: self.model.as_ref().map(ModelVersion::to_string),
             keys,
             before: self.before,
@@ -183,9 +190,10 @@ impl Notice {
             tags: written.tags,
             tag_glob: written.tag_glob.as_deref().map(Pattern::new),
             namespace: match written.namespace {
-                Some(name) => Some(Namespace::new(&name).ok()?),
+                Some(name) => Some(Namespace::qualified(&name).ok()?),
                 None => None,
             },
+            tenant: written.tenant,
             model: match written.model {
                 Some(model) => Some(ModelVersion::from_bytes(*model.parse::<Key>().ok()?.as_bytes())),
                 None => None,
@@ -265,7 +273,7 @@ impl Notices {
         match (notice.selectors(), notice.before) {
             _ if notice.erasure.is_some() => self.take(before, epoch, text, notice),
             (0, None) => self.everything = self.everything.max(epoch),
-            (1, None) if notice.tag_glob.is_none() => {
+            (1, None) if notice.tag_glob.is_none() && notice.tenant.is_none() => {
                 notice.tags.into_iter().for_each(|tag| raise(&mut self.tags, tag, epoch));
                 notice.keys.into_iter().for_each(|key| raise(&mut self.keys, key, epoch));
                 notice.namespace.into_iter().for_each(|name| raise(&mut self.namespaces, name, epoch));
@@ -404,6 +412,7 @@ mod tests {
             tags: vec!["b".into(), "a".into(), "b".into()],
             tag_glob: Some(Pattern::new("a*")),
             namespace: Some(Namespace::new("n").unwrap()),
+            tenant: Some(String::new()),
             model: Some(model(1)),
             keys: vec![Key::from_bytes([2; 32]), Key::from_bytes([1; 32])],
             before: Some(60),
@@ -451,6 +460,10 @@ mod tests {
         assert!(!notice.means(&subject, &tagged(3, &["b"])));
         assert!(!notice.means(&subject, &Record { created: 60, ..record.clone() }));
         assert!(!Notice::default().means(&subject, &record));
+        let (of_a, name) =
+            (Notice { tenant: Some("a".to_owned()), ..Notice::default() }, Namespace::qualified("a/n").unwrap());
+        assert!(of_a.means(&Subject { namespace: &name, ..subject }, &record) && !of_a.means(&subject, &record));
+        assert_eq!(Notice::from_text(&of_a.to_text()), of_a);
     }
 
     #[test]
@@ -490,6 +503,7 @@ mod tests {
             single(&|notice| notice.tags = vec!["a1".into()]),
             single(&|notice| notice.tag_glob = Some(Pattern::new("a*"))),
             single(&|notice| notice.namespace = Some(Namespace::new("n").unwrap())),
+            single(&|notice| notice.tenant = Some(String::new())),
             single(&|notice| notice.model = Some(model(1))),
             single(&|notice| notice.keys = vec![Key::from_bytes([1; 32])]),
             single(&|notice| notice.before = Some(60)),

@@ -155,11 +155,11 @@ impl Core {
     /// Tells a watcher of what there is, some slots at a time, and of every change from now on: a change to what has been told
     /// is told as well, one to what has not is told twice.
     pub(super) fn watch(&self, watcher: Arc<dyn Watcher>, now: u32) {
-        self.writer().watch(watcher);
+        self.writer().watch(Arc::clone(&watcher));
         let end = self.space.layout.slots().end;
         for first in (0..end).step_by(TOLD_AT_ONCE as usize) {
             // Nobody waits for longer than this many take.
-            self.writer().tell(first..end.min(first.saturating_add(TOLD_AT_ONCE)), now);
+            self.writer().tell(&*watcher, first..end.min(first.saturating_add(TOLD_AT_ONCE)), now);
         }
     }
 
@@ -176,6 +176,10 @@ impl Core {
 
     pub(super) fn figures(&self) -> Figures {
         *self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn entry_bytes(&self) -> u64 {
+        RECORD_BYTES + self.space.layout.row_bytes() as u64
     }
 
     pub(super) fn info(&self) -> Info {
@@ -197,7 +201,7 @@ impl Core {
             [self.syncer.failure(), self.aliases.failure(), lost_pages].into_iter().flatten().collect();
         let figures = self.figures();
         let entries = self.space.table.len();
-        let entry_bytes = RECORD_BYTES + self.space.layout.row_bytes() as u64;
+        let entry_bytes = self.entry_bytes();
         Info {
             format_version: header::FORMAT_VERSION,
             dims: self.space.layout.dims,

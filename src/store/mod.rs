@@ -214,7 +214,7 @@ impl Store {
         self.core.space.visit(keys, now, false, found)
     }
 
-    /// Tells `watcher` of every valid entry, and from now on of every change, in place of whoever was told before. Returns
+    /// Tells `watcher` of every valid entry, and from now on of every change, as long as the store is open. Returns
     /// when all are told; writes go on meanwhile.
     pub fn watch(&self, watcher: Arc<dyn Watcher>, now: u32) {
         self.core.watch(watcher, now);
@@ -395,6 +395,18 @@ impl Store {
     #[must_use]
     pub fn namespace_number(&self, namespace: &Namespace) -> Option<u32> {
         self.core.side.known_namespace(namespace)
+    }
+
+    /// The numbers of the namespaces whose names are wanted, in ascending order.
+    #[must_use]
+    pub fn namespaces(&self, wanted: impl Fn(&str) -> bool) -> Vec<u32> {
+        self.core.side.namespaces(wanted)
+    }
+
+    /// Bytes of an entry's record and row: what is beside them, tags and payload, apart.
+    #[must_use]
+    pub fn entry_bytes(&self) -> u64 {
+        self.core.entry_bytes()
     }
 
     /// The key that a text of these tokens was put under. The entry may be gone.

@@ -512,6 +512,15 @@ impl Side {
         namespaces.numbers.iter().find(|&(_, &other)| other == number).map(|(name, _)| name.clone())
     }
 
+    /// The numbers of the namespaces that have had entries and whose names are wanted, in ascending order.
+    pub(super) fn namespaces(&self, wanted: impl Fn(&str) -> bool) -> Vec<u32> {
+        let namespaces = self.lock_namespaces();
+        let named = namespaces.numbers.iter().filter(|(name, _)| wanted(name)).map(|(_, &number)| number);
+        let mut numbers: Vec<u32> = wanted("").then_some(0).into_iter().chain(named).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
     /// The number of a namespace that has had entries.
     pub(super) fn known_namespace(&self, namespace: &Namespace) -> Option<u32> {
         match namespace.as_str() {

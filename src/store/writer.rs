@@ -55,7 +55,7 @@ pub(super) struct Writer {
     /// Whether anything was written, or tried to be, since this was last asked.
     wrote: bool,
     rows: Vec<u8>,
-    watcher: Option<Arc<dyn Watcher>>,
+    watchers: Vec<Arc<dyn Watcher>>,
 }
 
 /// A record without its seal, and the row it will be sealed over.
@@ -108,27 +108,28 @@ impl Writer {
             begun: false,
             wrote: false,
             rows: Vec::new(),
-            watcher: None,
+            watchers: Vec::new(),
         }
     }
 
     /// Tells it of every change from now on.
     pub(super) fn watch(&mut self, watcher: Arc<dyn Watcher>) {
-        self.watcher = Some(watcher);
+        self.watchers.push(watcher);
     }
 
-    /// Tells of the valid ones among some slots' entries.
-    pub(super) fn tell(&self, slots: Range<Slot>, now: u32) {
+    /// Tells one of them of the valid ones among some slots' entries.
+    pub(super) fn tell(&self, watcher: &dyn Watcher, slots: Range<Slot>, now: u32) {
         let reading = self.space.read();
         for slot in slots.filter(|&slot| self.space.live.get(slot)) {
             if reading.is_valid(slot, now) {
-                self.tell_published(slot, self.space.map.record(slot));
+                let record = self.space.map.record(slot);
+                watcher.published(slot, record.key, record.entry(), self.space.map.row(slot));
             }
         }
     }
 
     fn tell_published(&self, slot: Slot, record: &Record) {
-        if let Some(watcher) = &self.watcher {
+        for watcher in &self.watchers {
             watcher.published(slot, record.key, record.entry(), self.space.map.row(slot));
         }
     }
@@ -531,7 +532,7 @@ impl Writer {
         self.space.live.clear(slot);
         self.eviction.removed(slot);
         self.quotas.removed(slot);
-        if let Some(watcher) = &self.watcher {
+        for watcher in &self.watchers {
             watcher.withdrawn(slot);
         }
         // What a record says may have changed on the medium: the count can be wrong then, but not below zero.

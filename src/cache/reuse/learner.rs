@@ -197,7 +197,7 @@ impl State {
     }
 
     fn take_up(&mut self, kept: Kept) {
-        let Ok(namespace) = Namespace::new(&kept.namespace) else { return };
+        let Ok(namespace) = Namespace::qualified(&kept.namespace) else { return };
         let field = self.shared.reuse.field(kept.digest, &namespace);
         let mut scope = Scope::new(kept.number, Arc::clone(&field));
         for (at, text) in kept.texts {

@@ -178,5 +178,5 @@ fn check(facts: &Facts, row: &[f16]) -> Result<Namespace, Refusal> {
             return Err(Refusal::PayloadNotJson);
         }
     }
-    Namespace::new(&facts.namespace).map_err(Refusal::Namespace)
+    Namespace::qualified(&facts.namespace).map_err(Refusal::Namespace)
 }

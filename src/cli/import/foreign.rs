@@ -21,7 +21,7 @@ use crate::store::{NewEntry, Store};
 const ROWS_AT_ONCE: usize = 1024;
 
 pub(super) fn import(arguments: &Arguments, texts: &Path, settings: &Settings) -> anyhow::Result<Outcome> {
-    let namespace = Namespace::new(arguments.namespace.as_deref().unwrap_or_default())?;
+    let namespace = Namespace::qualified(arguments.namespace.as_deref().unwrap_or_default())?;
     let mut vectors = Array::open(&arguments.from)?;
     let lines = || Reader::new(&[texts.to_owned()], arguments.field.as_deref().map(Format::jsonl));
     // All lines are read once before anything is stored: one too few or a bad one, and every text after it would get

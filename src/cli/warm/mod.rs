@@ -71,7 +71,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     let settings = arguments.settings.settings(matches)?;
     start_logging(&settings)?;
     let options = Options {
-        namespace: Namespace::new(&arguments.namespace)?,
+        namespace: Namespace::qualified(&arguments.namespace)?,
         prompt_name: arguments.prompt_name.clone(),
         ttl_seconds: arguments.ttl,
         model: arguments.settings.named_model(matches),

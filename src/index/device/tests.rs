@@ -152,7 +152,7 @@ proptest! {
         queries in 1usize..40,
         k in prop_oneof![1usize..20, Just(1000)],
         min_similarity in proptest::option::of(-0.5f32..1.0),
-        namespace in proptest::option::of(0u32..4),
+        namespaces in proptest::option::of(proptest::collection::btree_set(0u32..4, 0..3)),
         created in proptest::option::of(0u32..100),
         now in 95u32..108,
         every in proptest::option::of(1u32..40),
@@ -163,7 +163,8 @@ proptest! {
         let (index, store) = filled_in(mirrored(dims, accelerator), &rows);
         let places: Option<Vec<u32>> = every.map(|every| (0..rows.len() as u32 + 3000).step_by(every as usize).collect());
         let created = created.map_or(0..=u32::MAX, |from| from..=from + 30);
-        let filter = Filter { namespace, created, now, places: places.as_deref() };
+        let namespaces: Option<Vec<u32>> = namespaces.map(|namespaces| namespaces.into_iter().collect());
+        let filter = Filter { namespaces: namespaces.as_deref(), created, now, places: places.as_deref() };
         let vectors: Vec<Vec<f32>> = (0..queries)
             .map(|at| match at % 2 {
                 0 => numbers.unit(dims),

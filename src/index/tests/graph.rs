@@ -107,7 +107,7 @@ fn what_a_graph_cannot_answer_is_scanned() {
     let query = Query::new(&vector, 10);
     let after = Cursor { similarity: 0.1, key: key(0), sequence: u64::MAX };
     let places = [1, 2, 3];
-    let narrow = Filter { namespace: Some(1), ..Filter::all(0) };
+    let narrow = Filter { namespaces: Some(&[1]), ..Filter::all(0) };
     let named = Filter { places: Some(&places), ..Filter::all(0) };
     let wide = Filter { created: 10..=u32::MAX, ..Filter::all(0) };
     let paths = [

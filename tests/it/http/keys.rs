@@ -4,6 +4,7 @@ use axum::body::Body;
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
 use vecmemo::access::{Access, Keys, NewKey, Scope};
+use vecmemo::engine::Model;
 use vecmemo::http::Config;
 
 use super::refusals::{openai, problem, tei};
@@ -13,7 +14,7 @@ use super::{Bench, Got, model};
 pub(super) struct Keyed {
     pub(super) bench: Bench,
     pub(super) access: Access,
-    tokens: Vec<(String, String)>,
+    pub(super) tokens: Vec<(String, String)>,
 }
 
 /// A key: its id, its tenant (`""`: none) and what it is good for.
@@ -39,10 +40,14 @@ impl Keyed {
     }
 
     pub(super) fn with(wanted: &[Wanted<'_>], public: &[&str], config: Config) -> Self {
+        Self::around_model(wanted, public, model(), config)
+    }
+
+    pub(super) fn around_model(wanted: &[Wanted<'_>], public: &[&str], model: Model, config: Config) -> Self {
         let (keys, tokens) = keys(wanted, public, None);
         let access = config.access.clone();
         access.replace(keys);
-        Self { bench: Bench::with(model(), config), access, tokens }
+        Self { bench: Bench::with(model, config), access, tokens }
     }
 
     pub(super) fn token(&self, id: &str) -> &str {

@@ -12,6 +12,7 @@ mod overload;
 mod page;
 mod refusals;
 mod search;
+mod tenants;
 
 use axum::Router;
 use axum::body::Body;
@@ -87,6 +88,10 @@ impl Bench {
     pub(crate) fn queueing(model: Model, config: Config, batch: batch::Config) -> Self {
         let (cache, folder) = cache_of(model, batch);
         let service = Service::new(cache.clone(), config);
+        Self::around(service, cache, folder)
+    }
+
+    pub(crate) fn around(service: Service, cache: Cache, folder: TempDir) -> Self {
         Self { router: http::router(service.clone()), service, cache, _folder: folder }
     }
 
