@@ -137,12 +137,17 @@ impl Keys {
         self.keys.len()
     }
 
+    /// Whose keys there are: tenants' names, perhaps again and again; empty for those who are no tenant's.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(|key| key.reach.tenant())
+    }
+
     pub(super) fn admit(&self, token: &[u8], now: u64) -> Result<Caller, Refusal> {
         let key = self.find(&TokenHash::of(token)).ok_or(Refusal::Unknown)?;
         if key.expires.is_some_and(|expires| expires <= now) {
             return Err(Refusal::Expired);
         }
-        Ok(Caller { id: Some(Arc::clone(&key.id)), scopes: key.scopes, reach: key.reach.clone() })
+        Ok(Caller { id: Some(Arc::clone(&key.id)), scopes: key.scopes, reach: key.reach.clone(), account: None })
     }
 
     fn find(&self, hash: &TokenHash) -> Option<&Key> {

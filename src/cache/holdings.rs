@@ -8,7 +8,7 @@ use half::f16;
 use serde::Serialize;
 
 use super::{Cache, Shared};
-use crate::domain::{Key, owner};
+use crate::domain::{Key, Namespace, owner};
 use crate::store::{Entry, Watcher};
 
 /// No namespace has this number.
@@ -45,6 +45,26 @@ impl Cache {
         let shared = &self.inner.shared;
         let entries = shared.holdings.entries(shared, tenant);
         Holdings { entries, bytes: entries * shared.store.entry_bytes() }
+    }
+}
+
+impl Cache {
+    /// How many namespaces of a tenant have ever had entries.
+    #[must_use]
+    pub fn namespaces_of(&self, tenant: &str) -> u64 {
+        self.inner.shared.store.namespaces(|name| owner(name) == tenant).len() as u64
+    }
+
+    /// Whether a namespace has ever had entries.
+    #[must_use]
+    pub fn has_namespace(&self, namespace: &Namespace) -> bool {
+        self.inner.shared.store.namespace_number(namespace).is_some()
+    }
+
+    /// Bytes of one entry's record and row.
+    #[must_use]
+    pub fn entry_bytes(&self) -> u64 {
+        self.inner.shared.store.entry_bytes()
     }
 }
 

@@ -168,6 +168,15 @@ impl Default for Config {
     }
 }
 
+/// What texts are searched for by.
+#[derive(Clone, Debug)]
+pub struct QueryVectors {
+    /// Vectors of length one, in the order of the texts.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens of those that were not cached.
+    pub tokens_computed: u64,
+}
+
 /// How often a read is begun in all when the store's file is cut short under it.
 const READS_MAX: usize = 2;
 
@@ -400,14 +409,15 @@ impl Cache {
         )
     }
 
-    /// Vectors of a request's inputs, of length one, to search for: the cached ones from the cache, the others computed, none of them
+    /// Vectors of a request's inputs to search for: the cached ones from the cache, the others computed, none of them
     /// kept.
     ///
     /// # Errors
     /// As for [`Cache::embed`].
-    pub async fn query_vectors(&self, request: Request<'_>) -> Result<Vec<Vec<f32>>, Error> {
+    pub async fn query_vectors(&self, request: Request<'_>) -> Result<QueryVectors, Error> {
         let (mut units, missing) = self.rows(&self.keys(&request)?);
         let dims = self.card().dims;
+        let mut tokens_computed = 0;
         if !missing.is_empty() {
             let texts: Vec<Cow<'_, str>>;
             let sequences: Vec<Vec<u32>>;
@@ -422,11 +432,12 @@ impl Cache {
                 }
             };
             let computed = self.embed(Request { inputs, mode: Mode::Bypass, ..request }).await?;
+            tokens_computed = computed.items.iter().map(|item| u64::from(item.tokens)).sum();
             for (&index, unit) in missing.iter().zip(computed.units.chunks_exact(dims)) {
                 set_row(&mut units, index * dims, unit);
             }
         }
-        Ok(widened(&units, dims))
+        Ok(QueryVectors { vectors: widened(&units, dims), tokens_computed })
     }
 
     /// The vectors of entries, to search for.

@@ -44,6 +44,10 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
         let table = toml::Table::from_iter([("policies".to_owned(), policies.clone())]);
         super::print(&format!("# How long which entries live\n# in the file only; from: {origin}\n{table}"))?;
     }
+    if let (Some(tenants), Some(origin)) = (values.get("tenants"), layered.origins.get("tenants")) {
+        let table = toml::Table::from_iter([("tenants".to_owned(), tenants.clone())]);
+        super::print(&format!("# What tenants may have\n# in the file only; from: {origin}\n{table}"))?;
+    }
     if let (Some(events), Some(origin)) = (values.get("event"), layered.origins.get("event")) {
         let table = toml::Table::from_iter([("event".to_owned(), events.clone())]);
         super::print(&format!("# What is invalidated for which events\n# in the file only; from: {origin}\n{table}"))?;

@@ -6,13 +6,13 @@ use clap::ArgMatches;
 use toml::Table;
 
 use super::SettingsArguments;
-use crate::access::{Access, Keys};
+use crate::access::{Access, Rules};
 use crate::cache::Catalogue;
 use crate::config::{self, Settings};
 use crate::http::{Reload, Reloaded};
 
 /// What takes effect at once: tables of the file.
-const AT_ONCE: [&str; 3] = ["policies", "event", "auth"];
+const AT_ONCE: [&str; 4] = ["policies", "event", "auth", "tenants"];
 
 /// Reads the configuration as the start did, and has the catalogue go by what it says now.
 pub(super) fn reload(
@@ -24,11 +24,11 @@ pub(super) fn reload(
     let known = Mutex::new(Table::try_from(arguments.layered(&matches)?.typed)?);
     Ok(Reload::new(move || {
         let mut known = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let read = || -> anyhow::Result<(Table, Settings, Keys)> {
+        let read = || -> anyhow::Result<(Table, Settings, Rules)> {
             let typed = arguments.layered(&matches)?.typed;
             Ok((Table::try_from(&typed)?, Settings::new(&typed)?, config::access(&typed)?))
         };
-        let (table, settings, keys) = read().map_err(|error| format!("{error:#}"))?;
+        let (table, settings, rules) = read().map_err(|error| format!("{error:#}"))?;
         for model in catalogue.models() {
             model.cache.set_policies(settings.cache.policies.clone());
         }
@@ -36,7 +36,7 @@ pub(super) fn reload(
         let (mut applied, restart_needed): (Vec<String>, _) =
             changes(&known, &table).into_iter().partition(|name| AT_ONCE.contains(&name.as_str()));
         // The file of keys may say something else though the settings do not.
-        if access.replace(keys) && !applied.iter().any(|name| name == "auth") {
+        if access.replace(rules) && !applied.iter().any(|name| name == "auth") {
             applied.push("auth".to_owned());
         }
         for name in AT_ONCE {

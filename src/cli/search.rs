@@ -117,7 +117,7 @@ fn search(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Vec
             prompt_name: arguments.prompt_name.as_deref(),
             ..Request::new(Inputs::Texts(&texts))
         };
-        assemble::runtime()?.block_on(cache.query_vectors(request))?
+        assemble::runtime()?.block_on(cache.query_vectors(request))?.vectors
     };
     let wanted = Search {
         k: arguments.k as usize,

@@ -1,16 +1,16 @@
-//! Keys and tenants, as meant.
+//! Keys and tenants' limits, as meant.
 
 use std::sync::Arc;
 
-use super::{ConfigError, Typed, not};
-use crate::access::Keys;
-use crate::domain::Namespace;
+use super::{ConfigError, Typed, TypedTenant, not};
+use crate::access::{Keys, Limits, Rules};
+use crate::domain::{Namespace, Tenant};
 
-/// Reads the keys that the settings name. None at all: everybody may do everything.
+/// Reads the keys that the settings name, and what tenants may have. No keys at all: everybody may do everything.
 ///
 /// # Errors
 /// When the file of keys cannot be read, or a key makes no sense.
-pub fn access(typed: &Typed) -> Result<Keys, ConfigError> {
+pub fn access(typed: &Typed) -> Result<Rules, ConfigError> {
     let auth = &typed.auth;
     let names = auth.public_namespaces.iter().flatten();
     let public: Result<Vec<Namespace>, _> = names.map(|name| Namespace::new(name)).collect();
@@ -39,5 +39,26 @@ pub fn access(typed: &Typed) -> Result<Keys, ConfigError> {
             .with_single(token)
             .map_err(|error| ConfigError::Keys { place: "auth.api_key".to_owned(), problem: error.to_string() })?;
     }
-    Ok(keys)
+    let limits = typed
+        .tenants
+        .iter()
+        .map(|(name, limits)| -> Result<_, ConfigError> { Ok((name.clone(), limits_of(name, limits)?)) });
+    Ok(Rules { keys, limits: limits.collect::<Result<_, _>>()? })
+}
+
+fn limits_of(name: &str, typed: &TypedTenant) -> Result<Limits, ConfigError> {
+    let TypedTenant { requests_per_second, tokens_per_second, entries_max, bytes_max, namespaces_max } = *typed;
+    let refuse = |problem: String| ConfigError::Keys { place: format!("the tenant {name}"), problem };
+    Tenant::new(name).map_err(|error| refuse(error.to_string()))?;
+    let limits = [
+        ("requests_per_second", requests_per_second),
+        ("tokens_per_second", tokens_per_second),
+        ("entries_max", entries_max),
+        ("bytes_max", bytes_max),
+        ("namespaces_max", namespaces_max),
+    ];
+    match limits.into_iter().find(|(_, limit)| *limit == Some(0)) {
+        Some((limit, _)) => Err(refuse(format!("{limit} cannot be 0: at least 1, or not set"))),
+        None => Ok(Limits { requests_per_second, tokens_per_second, entries_max, bytes_max, namespaces_max }),
+    }
 }

@@ -18,7 +18,7 @@ pub use layers::{DEFAULT_FILE, Layered, Origin, SECTIONS, layer};
 pub use models::{ModelSettings, TypedModel, TypedModels};
 pub use typed::{
     DeviceName, DurabilityName, InvalidationModeName, LogFormat, PrecisionName, SearchDeviceName, SearchPathName,
-    TokenInputsName, Typed, TypedAuth, TypedEventRule, TypedPage, TypedPolicy, TypedRemote, TypedSearch,
+    TokenInputsName, Typed, TypedAuth, TypedEventRule, TypedPage, TypedPolicy, TypedRemote, TypedSearch, TypedTenant,
 };
 
 use crate::cache::ReuseTerms;
@@ -202,6 +202,7 @@ pub fn defaults() -> Typed {
         log_format: Some(LogFormat::Text),
         log: Some("info".to_owned()),
         policies: BTreeMap::new(),
+        tenants: BTreeMap::new(),
         events: Vec::new(),
     }
 }

@@ -379,6 +379,11 @@ pub struct Typed {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub policies: BTreeMap<String, TypedPolicy>,
 
+    /// What tenants may have: tables `[tenants.NAME]`, in the file only
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tenants: BTreeMap<String, TypedTenant>,
+
     /// What is invalidated for which events: tables `[[event]]`, in the file only
     #[arg(skip)]
     #[serde(rename = "event", skip_serializing_if = "Vec::is_empty")]
@@ -781,6 +786,22 @@ pub enum InvalidationModeName {
     Hard,
     /// They are answered until they are computed anew
     Soft,
+}
+
+/// What a tenant may have, as it stands in the file; without a bound as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TypedTenant {
+    /// Requests a second
+    pub requests_per_second: Option<u64>,
+    /// Tokens a second that are not answered from the cache
+    pub tokens_per_second: Option<u64>,
+    /// Entries
+    pub entries_max: Option<u64>,
+    /// Bytes of entries' records and rows
+    pub bytes_max: Option<u64>,
+    /// Namespaces
+    pub namespaces_max: Option<u64>,
 }
 
 /// A policy as it stands in the file.

@@ -21,6 +21,7 @@ use super::body;
 use super::errors::Error;
 use super::memory::Room;
 use super::metrics;
+use super::quota;
 use super::route::{Needs, Route};
 use super::traces::{Embedding, Ended};
 
@@ -143,21 +144,35 @@ impl Call {
     }
 }
 
-/// Who sends a request, if they are let in. A key is `Authorization: Bearer KEY`, or `x-api-key: KEY`.
+impl Service {
+    fn needs(&self, route: Route, method: &Method) -> Needs {
+        route.needs(method, self.shared.config.metrics_open.unwrap_or(false))
+    }
+}
+
+/// Who sends a request. A key is `Authorization: Bearer KEY`, or `x-api-key: KEY`.
 fn admit(service: &Service, route: Route, method: &Method, headers: &HeaderMap) -> Result<Caller, Error> {
-    let config = &service.shared.config;
-    if config.access.is_open() {
+    let access = &service.shared.config.access;
+    if access.is_open() {
         return Ok(Caller::anyone());
     }
-    let needs = route.needs(method, config.metrics_open.unwrap_or(false));
-    if needs == Needs::Nothing {
+    if service.needs(route, method) == Needs::Nothing {
         return Ok(Caller::nobody());
     }
-    let caller = config.access.admit(token(headers), super::unix_seconds())?;
-    match needs {
-        Needs::Scope(scope) if !caller.may(scope) => Err(Error::Forbidden { scope }),
-        _ => Ok(caller),
+    Ok(access.admit(token(headers), super::unix_seconds())?)
+}
+
+/// Whether somebody may do this, and has not asked too much of late.
+fn allow(service: &Service, route: Route, method: &Method, caller: Caller) -> Result<Caller, Error> {
+    if let Needs::Scope(scope) = service.needs(route, method)
+        && !caller.may(scope)
+    {
+        return Err(Error::Forbidden { scope });
     }
+    if let Some(account) = caller.account() {
+        account.begin(service.shared.began.elapsed()).map_err(Error::Quota)?;
+    }
+    Ok(caller)
 }
 
 /// The key that a request sends. Another scheme's credentials are none: a proxy's, say.
@@ -235,10 +250,11 @@ where
     let draining = service.is_draining();
 
     let admitted = admit(&service, route, &method, request.headers());
-    let who = admitted.as_ref().ok().cloned();
-    let who = who.as_ref().and_then(Caller::id);
+    let known = admitted.as_ref().ok().cloned();
+    let who = known.as_ref().and_then(Caller::id);
+    let account = known.as_ref().and_then(Caller::account);
     let mut unread = false;
-    let outcome = match admitted {
+    let outcome = match admitted.and_then(|caller| allow(&service, route, &method, caller)) {
         Err(refusal) => {
             unread = !body::dispose(&service, request.into_body()).await;
             Err(refusal)
@@ -264,6 +280,9 @@ where
             answered
         }
         Err(error) => {
+            if let (Error::Quota(_), Some(account)) = (&error, account) {
+                account.refused();
+            }
             let status = error.status(dialect);
             log_refusal(&error, &method, route, status, started.elapsed().as_micros() as u64, who, &id);
             error.into_response(dialect, &id).into()
@@ -277,6 +296,9 @@ where
         traced.end(Ended { route, method: &method, status: response.status(), id: &id, embedding });
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    if let Some(account) = account {
+        quota::describe(response.headers_mut(), account, service.shared.began.elapsed());
+    }
     if (draining || unread) && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -113,6 +113,9 @@ pub(super) enum Error {
     /// The key is not good for this.
     #[error("the key is not good for this: it needs the scope {scope}")]
     Forbidden { scope: access::Scope },
+    /// The tenant has had what it may have.
+    #[error(transparent)]
+    Quota(access::Exceeded),
     /// The cache has no answer.
     #[error(transparent)]
     Cache(#[from] cache::Error),
@@ -200,6 +203,13 @@ impl Error {
             Self::Forbidden { .. } => {
                 Facts { kind: "permission_error", ..invalid(StatusCode::FORBIDDEN, "insufficient_scope", None) }
             }
+            Self::Quota(exceeded) => Facts {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                tei: "Overloaded",
+                kind: if exceeded.retry_after.is_some() { "rate_limit_error" } else { "insufficient_quota" },
+                code: if exceeded.retry_after.is_some() { "rate_limit_exceeded" } else { "insufficient_quota" },
+                param: None,
+            },
             Self::Panicked => ours(StatusCode::INTERNAL_SERVER_ERROR, "Unhealthy", "internal"),
             Self::Cache(error) => match error {
                 Cache::UnknownPrompt { .. } => invalid(unprocessable, "unknown_prompt", Some("prompt_name")),
@@ -260,6 +270,7 @@ impl Error {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         match &self {
             Self::NoRoomToWait { retry_after }
+            | Self::Quota(access::Exceeded { retry_after: Some(retry_after), .. })
             | Self::Cache(cache::Error::QueueFull { retry_after, .. } | cache::Error::Busy { retry_after, .. }) => {
                 let seconds = retry_after.as_secs_f64().ceil().max(1.0) as u64;
                 headers.insert(RETRY_AFTER, seconds.into());

@@ -6,14 +6,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::route::Route;
+use crate::access::{Access, Figures};
 use crate::cache::Catalogue;
 
 /// Registers what the caches count: one model's as it is, of several each with the label `model`.
@@ -57,6 +60,37 @@ pub(super) fn gathered(text: &str) -> String {
         gathered.push('\n');
     }
     gathered
+}
+
+/// Reads tenants' accounts at each scrape.
+#[derive(Debug)]
+struct TenantCollector(Access);
+
+impl Collector for TenantCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let accounts = self.0.accounts();
+        let counters: [(&str, &str, fn(&Figures) -> u64); 6] = [
+            ("tenant_requests", "Requests let in, by tenant", |figures| figures.requests),
+            ("tenant_refused", "Requests over a limit, by tenant", |figures| figures.refused),
+            ("tenant_items", "Inputs answered, by tenant", |figures| figures.items),
+            ("tenant_hits", "Inputs answered from the cache, by tenant", |figures| figures.hits),
+            ("tenant_tokens", "Tokens of all inputs, by tenant", |figures| figures.tokens),
+            ("tenant_tokens_computed", "Tokens not answered from the cache, by tenant", |figures| {
+                figures.tokens_computed
+            }),
+        ];
+        for (name, help, count) in counters {
+            if accounts.is_empty() {
+                continue;
+            }
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for account in &accounts {
+                let label = [("tenant", account.tenant())];
+                ConstCounter::new(count(&account.figures())).encode(family.encode_family(&label)?)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// By the first digit of the status: 2xx to 5xx.
@@ -144,7 +178,8 @@ impl Metrics {
         self.waiting_memory_bytes.set(waiting_bytes as i64);
     }
 
-    pub(super) fn register(&self, registry: &mut Registry) {
+    pub(super) fn register(&self, registry: &mut Registry, access: &Access) {
+        registry.register_collector(Box::new(TenantCollector(access.clone())));
         let http = registry.sub_registry_with_prefix("http");
         http.register("requests", "Requests answered, by route and class of status", self.requests.clone());
         let seconds = "Time from a request's headers to its answer, by route";

@@ -33,6 +33,7 @@ mod openapi;
 mod operations;
 mod page;
 mod pipeline;
+mod quota;
 mod reload;
 mod route;
 mod routes;
@@ -82,6 +83,8 @@ struct Shared {
     draining: AtomicBool,
     openapi: Bytes,
     started_unix: u64,
+    /// What tenants' accounts count time from.
+    began: tokio::time::Instant,
 }
 
 impl Service {
@@ -93,7 +96,7 @@ impl Service {
         let metrics = Metrics::new();
         let mut registry = Registry::with_prefix("vecmemo");
         metrics::register_models(&catalogue, &mut registry);
-        metrics.register(&mut registry);
+        metrics.register(&mut registry, &config.access);
         let openapi = openapi::document(&catalogue, &config);
         let shared = Shared {
             request_memory: Memory::new(config.request_memory_bytes_max),
@@ -102,6 +105,7 @@ impl Service {
             draining: AtomicBool::new(false),
             openapi,
             started_unix: unix_seconds(),
+            began: tokio::time::Instant::now(),
             catalogue,
             config,
             metrics,

@@ -37,11 +37,16 @@ pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Erro
     let shared = &call.service.shared;
     let models = pipeline::models(&call, None)?;
     if let Some(tenant) = call.caller.reach().tenant().filter(|_| !call.caller.may(Scope::Admin)) {
-        let tenant = tenant.to_owned();
+        let (tenant, account) = (tenant.to_owned(), call.caller.account().cloned());
         let own = call.blocking(move || {
             let holdings = models.iter().map(|model| model.cache.holdings(&tenant));
             let Holdings { entries, bytes } = holdings.fold(Holdings::default(), |all, of_model| all + of_model);
-            json!({ "tenant": tenant, "entries": entries, "bytes": bytes })
+            let mut own = json!({ "tenant": tenant, "entries": entries, "bytes": bytes });
+            if let (Some(account), Some(own)) = (&account, own.as_object_mut()) {
+                own.insert("used".to_owned(), json!(account.figures()));
+                own.insert("limits".to_owned(), json!(account.limits()));
+            }
+            own
         });
         return Ok(pipeline::json(&own.await?).into());
     }
@@ -88,6 +93,11 @@ pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Erro
             "uptime_seconds": super::unix_seconds().saturating_sub(shared.started_unix),
         });
         stats.insert("http".to_owned(), http);
+        let accounts = shared.config.access.accounts();
+        if !accounts.is_empty() {
+            let used = accounts.iter().map(|account| (account.tenant().to_owned(), json!(account.figures())));
+            stats.insert("tenants".to_owned(), Value::Object(used.collect()));
+        }
     }
     Ok(pipeline::json(&stats).into())
 }

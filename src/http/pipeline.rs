@@ -16,6 +16,7 @@ use super::call::{Answered, Call};
 use super::errors::Error;
 use super::headers::{self, Summary};
 use super::memory::Room;
+use super::quota::{self, Bill};
 use super::shape::{Shape, Shaped};
 use super::traces::Embedding;
 
@@ -54,25 +55,40 @@ pub(super) async fn embed(call: &Call, wanted: Wanted<'_>) -> Result<Embedded, E
     };
     let bytes = request.inputs.len() * card.dims * BYTES_A_NUMBER;
     let room = call.in_time(shared.answer_memory.reserve(bytes)).await?;
+    let quota = quota::room(call, &mut request).await?;
+    let bill = Bill::open(call, request.inputs);
     let watched = model.migration.as_ref().map(|migration| (migration, request.clone()));
     let lane = request.lane;
+    let settle_none = |bill: Option<Bill>| bill.into_iter().for_each(|bill| bill.settle_tokens(0));
     let (answer, room) = {
         let mut embedding = pin!(call.in_time(model.cache.embed(request)));
         // What is in the store is answered at once. Who waits for the model makes room for those who need not.
         match poll_immediate(embedding.as_mut()).await {
-            Some(answer) => (answer??, room),
+            Some(answer) => (answer?, room),
             None => {
                 let waiting = call.wait_aside(bytes);
                 drop(room);
-                let room = waiting.ok_or_else(|| Error::NoRoomToWait { retry_after: model.cache.retry_after(lane) })?;
-                (embedding.await??, room)
+                let Some(room) = waiting else {
+                    settle_none(bill);
+                    return Err(Error::NoRoomToWait { retry_after: model.cache.retry_after(lane) });
+                };
+                (embedding.await?, room)
             }
+        }
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            // Nothing was computed for it, or what was is for who asks again.
+            settle_none(bill);
+            return Err(quota.explain(error));
         }
     };
     if let Some((migration, request)) = watched {
         migration.observe(&request, &answer);
     }
     let summary = Summary::of(&answer, characters);
+    bill.into_iter().for_each(|bill| bill.settle(&summary));
     Ok(Embedded { model, answer, summary, room, shape })
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cache::policy::TTL_SECONDS_MAX;
-use crate::cache::{self, Cursor, HITS_MAX, Inputs, Search, Searched};
+use crate::cache::{self, Cursor, HITS_MAX, Inputs, QueryVectors, Search, Searched};
 use crate::domain::{Key, ParseKeyError};
 
 use super::accept;
@@ -20,6 +20,7 @@ use super::errors::Error;
 use super::lookup::parsed_keys;
 use super::memory::Room;
 use super::pipeline;
+use super::quota::{self, Bill};
 use super::wire::{Text, Texts, check_count, check_tags};
 
 /// The most entries that all queries of a request may find together.
@@ -141,7 +142,11 @@ pub(super) async fn search(call: Call, request: Request) -> Result<Answered, Err
             lane: call.lane.unwrap_or(cache::Request::new(Inputs::Texts(&texts.texts)).lane),
             ..cache::Request::new(Inputs::Texts(&texts.texts))
         };
-        call.in_time(cache.query_vectors(request)).await??
+        quota::may_compute(&call)?;
+        let bill = Bill::open(&call, request.inputs);
+        let QueryVectors { vectors, tokens_computed } = call.in_time(cache.query_vectors(request)).await??;
+        bill.into_iter().for_each(|bill| bill.settle_tokens(tokens_computed));
+        vectors
     } else if let Some(keys) = &asked.keys {
         cache.within(call.caller.reach()).stored_vectors(&parsed_keys(keys)?)?
     } else {

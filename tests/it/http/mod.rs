@@ -10,6 +10,7 @@ mod lifecycle;
 mod operations;
 mod overload;
 mod page;
+mod quotas;
 mod refusals;
 mod search;
 mod tenants;
