@@ -9,7 +9,7 @@ use super::SettingsArguments;
 use crate::access::{Access, Rules};
 use crate::cache::Catalogue;
 use crate::config::{self, Settings};
-use crate::http::{Reload, Reloaded};
+use crate::http::{Reload, Reloaded, Tls};
 
 /// What takes effect at once: tables of the file.
 const AT_ONCE: [&str; 4] = ["policies", "event", "auth", "tenants"];
@@ -20,6 +20,7 @@ pub(super) fn reload(
     matches: ArgMatches,
     catalogue: Catalogue,
     access: Access,
+    tls: Option<Tls>,
 ) -> anyhow::Result<Reload> {
     let known = Mutex::new(Table::try_from(arguments.layered(&matches)?.typed)?);
     Ok(Reload::new(move || {
@@ -29,12 +30,18 @@ pub(super) fn reload(
             Ok((Table::try_from(&typed)?, Settings::new(&typed)?, config::access(&typed)?))
         };
         let (table, settings, rules) = read().map_err(|error| format!("{error:#}"))?;
+        // The last that can fail: from here on all is taken over.
+        let certificate = tls.as_ref().map_or(Ok(false), Tls::reload);
+        let certificate = certificate.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         for model in catalogue.models() {
             model.cache.set_policies(settings.cache.policies.clone());
         }
         catalogue.set_event_rules(settings.events);
         let (mut applied, restart_needed): (Vec<String>, _) =
             changes(&known, &table).into_iter().partition(|name| AT_ONCE.contains(&name.as_str()));
+        if certificate {
+            applied.push("tls_cert".to_owned());
+        }
         // The file of keys may say something else though the settings do not.
         if access.replace(rules) && !applied.iter().any(|name| name == "auth") {
             applied.push("auth".to_owned());

@@ -97,6 +97,10 @@ pub enum ConfigError {
 pub struct Settings {
     /// Where to serve.
     pub listen: SocketAddr,
+    /// Where to serve operators alone.
+    pub admin_listen: Option<SocketAddr>,
+    /// A certificate's file, and that of its key.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Where the cached vectors are.
     pub data_dir: PathBuf,
     /// Which models, the default one first; at least one.
@@ -134,6 +138,9 @@ pub fn defaults() -> Typed {
     let tier = remote::Config::default();
     Typed {
         listen: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
+        admin_listen: None,
+        tls_cert: None,
+        tls_key: None,
         data_dir: Some("data".into()),
         model: Some("all-MiniLM-L6-v2".into()),
         models_dir: Some("models".into()),
@@ -295,6 +302,13 @@ impl Settings {
         };
         Ok(Self {
             listen: value!(listen),
+            admin_listen: typed.admin_listen,
+            tls: match (typed.tls_cert.clone(), typed.tls_key.clone()) {
+                (Some(certificate), Some(key)) => Some((certificate, key)),
+                (None, None) => None,
+                (Some(file), None) => return Err(not("tls_cert", file.display(), "tls_key is needed too")),
+                (None, Some(file)) => return Err(not("tls_key", file.display(), "tls_cert is needed too")),
+            },
             data_dir: value!(data_dir),
             models: models::models(&value!(model), &common)?,
             models_memory_bytes_max: some_or_none(typed.models_memory_bytes_max, "models_memory_bytes_max")?,

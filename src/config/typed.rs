@@ -21,6 +21,24 @@ pub struct Typed {
     #[arg(long, env = "VECMEMO_LISTEN", value_name = "ADDRESS", help_heading = "Service")]
     pub listen: Option<SocketAddr>,
 
+    /// Address and port for operators: /admin, /stats and /metrics are served there alone; if not set, beside all else
+    #[arg(
+        long,
+        env = "VECMEMO_ADMIN_LISTEN",
+        value_name = "ADDRESS",
+        help_heading = "Service",
+        hide_short_help = true
+    )]
+    pub admin_listen: Option<SocketAddr>,
+
+    /// Certificate in PEM, with its chain: connections are then by TLS; read again when it changes
+    #[arg(long, env = "VECMEMO_TLS_CERT", value_name = "FILE", help_heading = "Access", hide_short_help = true)]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, in PEM
+    #[arg(long, env = "VECMEMO_TLS_KEY", value_name = "FILE", help_heading = "Access", hide_short_help = true)]
+    pub tls_key: Option<PathBuf>,
+
     /// Folder of the cached vectors; made if absent
     #[arg(long, env = "VECMEMO_DATA_DIR", value_name = "FOLDER", help_heading = "Store")]
     pub data_dir: Option<PathBuf>,

@@ -146,7 +146,7 @@ impl Call {
 
 impl Service {
     fn needs(&self, route: Route, method: &Method) -> Needs {
-        route.needs(method, self.shared.config.metrics_open.unwrap_or(false))
+        route.needs(method, self.shared.config.metrics_open.unwrap_or(self.is_admin))
     }
 }
 

@@ -11,7 +11,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How many requests of one connection are being answered, and whether there ever was one.
@@ -51,15 +50,15 @@ impl Drop for BusyGuard {
 }
 
 /// A connection with clocks.
-pub(super) struct Connection {
-    stream: TcpStream,
+pub(super) struct Connection<S> {
+    stream: S,
     busy: Busy,
     reading: Clock,
     writing: Clock,
 }
 
-impl Connection {
-    pub(super) fn new(stream: TcpStream, busy: Busy, idle: Duration, write: Duration) -> Self {
+impl<S> Connection<S> {
+    pub(super) fn new(stream: S, busy: Busy, idle: Duration, write: Duration) -> Self {
         Self { stream, busy, reading: Clock::new(idle), writing: Clock::new(write) }
     }
 }
@@ -102,7 +101,7 @@ fn silent(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("the peer {what} for too long"))
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_read(context, buffer);
@@ -115,7 +114,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl Connection {
+impl<S> Connection<S> {
     /// What a write or flush came to, with the clock that runs while it waits.
     fn written<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
@@ -127,7 +126,7 @@ impl Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write(context, bytes);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::memory::Memory;
 use super::reload::Reload;
+use super::tls::Tls;
 use super::traces::Traces;
 use crate::access::Access;
 
@@ -54,7 +55,7 @@ pub struct Config {
     pub headers_max: usize,
     /// The most bytes of a request's headers, and what a connection may buffer. At least 8 KiB.
     pub header_bytes_max: usize,
-    /// How long a request's headers may take to arrive, counted from the end of the answer before: so also how
+    /// How long a request's headers, and before them a TLS handshake, may take to arrive, counted from the end of the answer before: so also how
     /// long an unused connection is kept.
     pub header_timeout: Duration,
     /// How long a request's body may take to arrive.
@@ -77,6 +78,10 @@ pub struct Config {
     pub access: Access,
     /// Whether `/metrics` needs no key; only on the admin listener if `None`.
     pub metrics_open: Option<bool>,
+    /// The certificate that connections begin with; none: they are in the clear.
+    pub tls: Option<Tls>,
+    /// How often its files are looked at.
+    pub tls_look_every: Duration,
     /// How the configuration is read again, where there is one.
     pub reload: Option<Reload>,
     /// What makes and sends traces of requests, where they are wanted.
@@ -116,6 +121,8 @@ impl Default for Config {
             price: None,
             access: Access::default(),
             metrics_open: None,
+            tls: None,
+            tls_look_every: Duration::from_secs(10),
             reload: None,
             traces: None,
         }

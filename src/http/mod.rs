@@ -13,6 +13,7 @@ mod accept;
 mod body;
 mod call;
 mod connection;
+mod conversation;
 mod embed;
 pub mod encode;
 mod entries;
@@ -41,6 +42,7 @@ mod search;
 mod server;
 mod shape;
 mod switch;
+mod tls;
 mod tokenize;
 mod traces;
 mod unsent;
@@ -52,13 +54,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
+use tokio::sync::Notify;
 
 use crate::cache::Catalogue;
 
 pub use limits::{BATCH_TEXTS_CEILING, Config, Price, TokenInputs};
 pub use reload::{Reload, Reloaded};
 pub use routes::router;
-pub use server::serve;
+pub use server::{Listeners, serve};
+pub use tls::{Tls, TlsError};
 pub use traces::{Traces, TracesConfig, TracesError};
 
 use latency::Latency;
@@ -69,6 +73,8 @@ use metrics::Metrics;
 #[derive(Clone)]
 pub struct Service {
     shared: Arc<Shared>,
+    /// Whether it is asked by the operators' own listener.
+    is_admin: bool,
 }
 
 struct Shared {
@@ -81,6 +87,8 @@ struct Shared {
     answer_memory: Memory,
     waiting_memory: Memory,
     draining: AtomicBool,
+    /// Tells those who wait for something else that draining begins.
+    drain_begins: Notify,
     openapi: Bytes,
     started_unix: u64,
     /// What tenants' accounts count time from.
@@ -103,6 +111,7 @@ impl Service {
             answer_memory: Memory::new(config.answer_memory_bytes_max),
             waiting_memory: Memory::new(config.waiting_memory_bytes_max),
             draining: AtomicBool::new(false),
+            drain_begins: Notify::new(),
             openapi,
             started_unix: unix_seconds(),
             began: tokio::time::Instant::now(),
@@ -112,12 +121,21 @@ impl Service {
             latency: Latency::new(),
             registry,
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), is_admin: false }
     }
 
     /// From now on new work is refused, `/ready` says no, and every answer closes its connection.
     pub fn start_draining(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
+        self.shared.drain_begins.notify_waiters();
+    }
+
+    /// Ends when draining begins.
+    async fn draining(&self) {
+        let begins = self.shared.drain_begins.notified();
+        if !self.is_draining() {
+            begins.await;
+        }
     }
 
     fn is_draining(&self) -> bool {

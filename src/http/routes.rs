@@ -18,6 +18,21 @@ use super::{
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
 pub fn router(service: Service) -> Router {
+    complete(work().merge(operators()), service)
+}
+
+/// What is served beside a listener of the operators' own.
+pub(super) fn public(service: Service) -> Router {
+    complete(work(), service)
+}
+
+/// What is served on the operators' own listener.
+pub(super) fn admin(service: Service) -> Router {
+    complete(operators(), service)
+}
+
+/// What clients ask. Invalidation is among it: it is the pipelines' that know what has changed, and each ends its own.
+fn work() -> Router<Service> {
     Router::new()
         .route("/embed", post(handler(Route::Embed, embed::embed)))
         .route("/", get(handler(Route::Page, page::page)).post(handler(Route::Root, embed::root)))
@@ -38,6 +53,13 @@ pub fn router(service: Service) -> Router {
         .route("/erase", post(handler(Route::Erase, erase::erase)))
         .route("/erasures/{id}", get(handler(Route::Erasure, erase::erasure)))
         .route("/events", post(handler(Route::Events, events::events)))
+        .route("/info", get(handler(Route::Info, operations::info)))
+        .route("/openapi.json", get(handler(Route::OpenApi, operations::openapi)))
+}
+
+/// What operators and their tools ask.
+fn operators() -> Router<Service> {
+    Router::new()
         .route("/admin/reload", post(handler(Route::Reload, reload::reload)))
         .route("/admin/cache", get(handler(Route::Switch, switch::show)).put(handler(Route::Switch, switch::set)))
         .route(
@@ -52,11 +74,14 @@ pub fn router(service: Service) -> Router {
         )
         .route("/admin/models/{model}", delete(handler(Route::Model, migrations::delete)))
         .route("/stats", get(handler(Route::Stats, operations::stats)))
-        .route("/info", get(handler(Route::Info, operations::info)))
+        .route("/metrics", get(handler(Route::Metrics, operations::metrics)))
+}
+
+/// With what every listener answers.
+fn complete(routes: Router<Service>, service: Service) -> Router {
+    routes
         .route("/health", get(handler(Route::Health, operations::health)))
         .route("/ready", get(handler(Route::Ready, operations::ready)))
-        .route("/metrics", get(handler(Route::Metrics, operations::metrics)))
-        .route("/openapi.json", get(handler(Route::OpenApi, operations::openapi)))
         .method_not_allowed_fallback(handler(Route::Unknown, wrong_method))
         .fallback(handler(Route::Unknown, nothing_here))
         .with_state(service)

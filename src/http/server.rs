@@ -4,11 +4,7 @@
 //! serving ─ told to stop ─► draining: accepted requests are finished, new ones answered 503 and `Connection: close`
 //!                              └ all finished, or out of time ─► nothing is accepted ─► cache drained ─► returned
 //! ```
-//!
-//! A connection on which nothing was asked yet is not closed at once: its first request may be on its way, and whoever sent it
-//! could not tell a request that was never read from one that was lost. On a connection that was kept he can.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -16,23 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tower::Service as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::Catalogue;
 
-use super::connection::{Busy, Connection};
+use super::conversation::{Connections, Told, converse};
 use super::limits::Config;
 use super::metrics::Held;
-use super::unsent::Unsent;
-use super::{Service, router};
+use super::{Service, router, routes};
 
 /// How long nothing is accepted after the system refused to (it is out of files or memory).
 const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(100);
@@ -40,18 +30,31 @@ const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(100);
 /// How long connections that came while draining may take, once everything accepted before is finished.
 const LATECOMERS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a connection that is told to end may take to say what it was made for.
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// Hyper's smallest buffer.
 const BUFFER_BYTES_MIN: usize = 8 << 10;
 
-/// Serves one cache or several on a listener until `shutdown` ends, then drains: what was accepted is answered, the cache is drained.
+/// Where requests come from.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For everybody: everything, or what is not the operators' alone.
+    pub public: TcpListener,
+    /// For operators: what is theirs is served here alone if there is one.
+    pub admin: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    /// One for everything.
+    fn from(public: TcpListener) -> Self {
+        Self { public, admin: None }
+    }
+}
+
+/// Serves one cache or several until `shutdown` ends, then drains: what was accepted is answered, the cache is drained.
 ///
 /// # Errors
 /// When the cache's store cannot be synced at the end. Troubles of single connections end those alone.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     models: impl Into<Catalogue>,
     config: Config,
     shutdown: impl Future<Output = ()>,
@@ -59,17 +62,16 @@ pub async fn serve(
     let drain_timeout = config.drain_timeout;
     let catalogue = models.into();
     let service = Service::new(catalogue.clone(), config);
-    let server = Server::new(service.clone());
+    let _looking = service.look_at_certificates();
+    let doors = Doors::of(listeners.into(), &service);
     let accepted = Connections::default();
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            (stream, room) = server.accept(&listener) => server.spawn(stream, room, accepted.told()),
+            (door, stream, room) = doors.accept() => door.spawn(stream, room, accepted.told()),
         }
     }
-
-    tracing::info!("stopping: accepted requests are finished, new ones refused");
     service.start_draining();
     let latecomers = Connections::default();
     let finished = tokio::time::timeout(drain_timeout, accepted.end());
@@ -77,10 +79,10 @@ pub async fn serve(
     let in_time = loop {
         tokio::select! {
             outcome = &mut finished => break outcome.is_ok(),
-            (stream, room) = server.accept(&listener) => server.spawn(stream, room, latecomers.told()),
+            (door, stream, room) = doors.accept() => door.spawn(stream, room, latecomers.told()),
         }
     };
-    server.accept_rest(listener, &latecomers);
+    doors.accept_rest(&latecomers);
     if !in_time {
         tracing::warn!(?drain_timeout, "some accepted requests did not finish in time and are given up");
     }
@@ -89,27 +91,74 @@ pub async fn serve(
     catalogue.drain().await.map_err(io::Error::other)
 }
 
-/// Connections that are told to end together.
-struct Connections(watch::Sender<bool>);
+/// Each listener with what it serves.
+struct Doors {
+    public: (TcpListener, Server),
+    admin: Option<(TcpListener, Server)>,
+}
 
-/// What one of them hears by; it is there for as long as the connection is.
-type Told = watch::Receiver<bool>;
+impl Doors {
+    fn of(Listeners { public, admin }: Listeners, service: &Service) -> Self {
+        let routes = if admin.is_some() { routes::public } else { router };
+        let of_admin = |listener| {
+            let service = Service { is_admin: true, ..service.clone() };
+            (listener, Server::new(service.clone(), routes::admin(service)))
+        };
+        Self { public: (public, Server::new(service.clone(), routes(service.clone()))), admin: admin.map(of_admin) }
+    }
 
-impl Default for Connections {
-    fn default() -> Self {
-        Self(watch::Sender::new(false))
+    /// The next connection, of whichever listener, once there is room for one more of its own.
+    async fn accept(&self) -> (&Server, TcpStream, OwnedSemaphorePermit) {
+        let of_admin = async {
+            match &self.admin {
+                Some((listener, server)) => (server, server.accept(listener).await),
+                None => std::future::pending().await,
+            }
+        };
+        let (listener, server) = &self.public;
+        tokio::select! {
+            (stream, room) = server.accept(listener) => (server, stream, room),
+            (server, (stream, room)) = of_admin => (server, stream, room),
+        }
+    }
+
+    /// Takes what has connected and closes the listeners.
+    fn accept_rest(self, latecomers: &Connections) {
+        for (listener, server) in std::iter::once(self.public).chain(self.admin) {
+            server.accept_rest(listener, latecomers);
+        }
     }
 }
 
-impl Connections {
-    fn told(&self) -> Told {
-        self.0.subscribe()
-    }
+/// A task that ends with this.
+struct Looking(tokio::task::JoinHandle<()>);
 
-    /// Tells all, and ends when they have.
-    async fn end(&self) {
-        self.0.send_replace(true);
-        self.0.closed().await;
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Service {
+    /// Looks at the certificate's files now and then, if there is one.
+    fn look_at_certificates(&self) -> Option<Looking> {
+        let config = &self.shared.config;
+        let (tls, every) = (config.tls.clone()?, config.tls_look_every);
+        Some(Looking(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let tls = tls.clone();
+                match tokio::task::spawn_blocking(move || tls.look()).await {
+                    Ok(Ok(false)) => {}
+                    Ok(Ok(true)) => tracing::info!("connections begin with another certificate from now on"),
+                    Ok(Err(error)) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::error!(error, "the certificate stays as it was");
+                    }
+                    Err(_) => return,
+                }
+            }
+        })))
     }
 }
 
@@ -121,7 +170,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(service: Service) -> Self {
+    fn new(service: Service, router: Router) -> Self {
         let config = &service.shared.config;
         let mut builder = Builder::new(TokioExecutor::new());
         builder
@@ -137,7 +186,6 @@ impl Server {
             .max_concurrent_streams(config.http2_streams_max)
             .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX));
         let room = Arc::new(Semaphore::new(config.connections_max.clamp(1, Semaphore::MAX_PERMITS)));
-        let router = router(service.clone());
         Self { service, router, builder: Arc::new(builder), room }
     }
 
@@ -175,7 +223,7 @@ impl Server {
         }
     }
 
-    fn spawn(&self, stream: TcpStream, room: OwnedSemaphorePermit, mut told: Told) {
+    fn spawn(&self, stream: TcpStream, room: OwnedSemaphorePermit, told: Told) {
         let metrics = &self.service.shared.metrics;
         metrics.accepted.inc();
         let open = Held::new(&metrics.connections);
@@ -183,51 +231,20 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        let (config, busy) = (&self.service.shared.config, Busy::default());
-        let io = TokioIo::new(Connection::new(stream, busy.clone(), config.idle_timeout, config.write_timeout));
-        let router = self.router.clone();
-        let asked = busy.clone();
-        let unsent = Unsent::new(config.write_timeout);
-        let watching = unsent.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let (guard, answering) = (busy.guard(), router.clone().call(request.map(Body::new)));
-            let watching = watching.clone();
-            async move {
-                let answer = answering.await;
-                drop(guard);
-                answer.map(|answer| answer.map(|body| watching.watch(body))).map_err(|never: Infallible| never)
-            }
-        });
-        let builder = Arc::clone(&self.builder);
+        let (service, router, builder) = (self.service.clone(), self.router.clone(), Arc::clone(&self.builder));
         tokio::spawn(async move {
             let _held = (room, open);
-            let mut connection = pin!(builder.serve_connection(io, service).into_owned());
-            let ending = async {
-                // The sender is gone only when the whole service was.
-                let _ = told.wait_for(|told| *told).await;
-                if !asked.was_asked() {
-                    tokio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
-                }
+            let config = &service.shared.config;
+            let Some(tls) = &config.tls else { return converse(stream, config, router, &builder, told).await };
+            // Who has not finished shaking hands has asked for nothing: nobody drains for it.
+            let handshake = tokio::select! {
+                handshake = tokio::time::timeout(config.header_timeout, tls.acceptor().accept(stream)) => handshake,
+                () = service.draining() => return,
             };
-            let (mut ending, mut overdue) = (pin!(ending), pin!(unsent.overdue()));
-            let mut is_ending = false;
-            loop {
-                tokio::select! {
-                    outcome = &mut connection => {
-                        if let Err(error) = outcome {
-                            tracing::debug!(%error, "a connection ended early");
-                        }
-                        return;
-                    }
-                    () = &mut overdue => {
-                        tracing::debug!("a connection was closed: its peer took an answer too slowly");
-                        return;
-                    }
-                    () = &mut ending, if !is_ending => {
-                        is_ending = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                }
+            match handshake {
+                Ok(Ok(stream)) => converse(stream, config, router, &builder, told).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!("a TLS handshake took too long"),
             }
         });
     }

@@ -195,3 +195,32 @@ fn no_secret_is_in_a_log_an_answer_an_error_or_the_printed_settings() {
     let line = said.lines().find(|line| line.contains("marker") || line.contains(&token));
     assert_eq!(line, None);
 }
+
+/// With TLS and a listener for operators: what the program says of itself, and that SIGHUP has both read again.
+#[test]
+fn a_certificate_is_read_again_with_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = || {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+    };
+    write();
+    let mut command = vecmemo(folder.path());
+    command.env("VECMEMO_TLS_CERT", "cert.pem").env("VECMEMO_TLS_KEY", "key.pem");
+    command.env("VECMEMO_ADMIN_LISTEN", "127.0.0.1:0");
+    let server = Server::run(command);
+    assert!(server.url.starts_with("https://"), "{}", server.url);
+    assert!(server.log().contains("operators are served here alone"));
+    write();
+    hang_up(&server);
+    until("the certificate is read again", || {
+        server.log().contains("read the configuration again applied=[\"tls_cert\"]")
+    });
+    std::fs::write(folder.path().join("key.pem"), "marker").unwrap();
+    hang_up(&server);
+    until("the problem is told", || server.log().contains("the configuration stays as it was"));
+    assert!(!server.log().contains("marker"));
+    let refused = vecmemo(folder.path()).args(["config", "--tls-cert", "cert.pem"]).output().unwrap();
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("tls_key is needed too"));
+}

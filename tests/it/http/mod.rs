@@ -4,6 +4,7 @@
 
 mod answers;
 mod connections;
+mod doors;
 mod families;
 mod keys;
 mod lifecycle;
