@@ -11,7 +11,7 @@ use crate::cache::Catalogue;
 use crate::config::{self, Settings};
 use crate::http::{Reload, Reloaded, Tls};
 
-/// What takes effect at once: tables of the file.
+/// What takes effect at once: tables of the file, and what they name.
 const AT_ONCE: [&str; 4] = ["policies", "event", "auth", "tenants"];
 
 /// Reads the configuration as the start did, and has the catalogue go by what it says now.

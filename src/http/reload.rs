@@ -50,7 +50,7 @@ impl fmt::Debug for Reload {
 
 /// Reads the configuration again.
 ///
-/// Policies and rules for events take effect at once; the answer names what else has changed and needs a restart. Requests that run
+/// Policies, rules for events, keys, tenants' limits and the certificate take effect at once; the answer names what else has changed and needs a restart. Requests that run
 /// end under what they began with. A configuration that makes no sense changes nothing.
 #[utoipa::path(
     post, path = "/admin/reload", tag = "operations",

@@ -32,6 +32,31 @@ def server(tmp_path_factory):
     assert code == 0, f"exit code {code} after SIGTERM; the log ends:\n{(folder / 'log').read_text()[-2000:]}"
 
 
+class Keyed:
+    """A server with keys: the operator's, and one that embeds for a tenant."""
+
+    def __init__(self, server, tenant_key):
+        self.server = server
+        self.tenant_key = tenant_key
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory):
+    """A second server, which wants keys."""
+    folder = tmp_path_factory.mktemp("vecmemo-keys")
+    table, tenant_key = support.new_key("acme", ["embed", "search", "invalidate"])
+    (folder / "keys.toml").write_text(table)
+    with open(folder / "log", "wb") as log:
+        running = support.start(folder / "data", log, key="a-key-for-the-tests-alone", keys_file=folder / "keys.toml")
+        try:
+            yield Keyed(running, tenant_key)
+        finally:
+            code = support.stop(running)
+    assert code == 0, f"exit code {code} after SIGTERM"
+    said = (folder / "log").read_text()
+    assert running.key not in said and tenant_key not in said, "a key is in the log"
+
+
 @pytest.fixture(scope="session")
 def texts():
     """The fixture texts with their golden vectors."""

@@ -31,14 +31,16 @@ ITEMS_BY_STATUS = "vecmemo_items_total"
 class Server:
     """A running vecmemo."""
 
-    def __init__(self, url, process=None, data_dir=None):
+    def __init__(self, url, process=None, data_dir=None, key=None):
         self.url = url.rstrip("/")
+        self.key = key
         self.process = process
         self.data_dir = data_dir
 
     def metrics(self):
         """The text of /metrics."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/metrics", headers=headers), timeout=10) as answer:
             return answer.read().decode()
 
     def items(self, status):
@@ -64,20 +66,29 @@ def binary():
     return str(Path(os.environ.get("VECMEMO_BIN", ROOT / "target/debug/vecmemo")).resolve())
 
 
-def start(data_dir, log):
-    """Starts the server on a free port and waits until it would answer."""
+def start(data_dir, log, key=None, keys_file=None):
+    """Starts the server on a free port and waits until it would answer. `key`: a single one for everything, `keys_file`: others."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [binary(), "serve", "--listen", f"127.0.0.1:{port}", "--data-dir", str(data_dir), "--model", MODEL]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-    server = Server(f"http://127.0.0.1:{port}", process, data_dir)
+    settings = {"VECMEMO_API_KEY": key, "VECMEMO_KEYS_FILE": keys_file and str(keys_file)}
+    environment = {**os.environ, **{name: value for name, value in settings.items() if value}}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    server = Server(f"http://127.0.0.1:{port}", process, data_dir, key)
     until = time.monotonic() + READY_WITHIN_S
     while not server.ready():
         assert process.poll() is None, f"{' '.join(command)} ended with {process.returncode} before it was ready"
         assert time.monotonic() < until, f"not ready within {READY_WITHIN_S} s"
         time.sleep(0.05)
     return server
+
+
+def new_key(tenant, scopes):
+    """A key of a tenant: the table for the server's file, and the key itself."""
+    command = [binary(), "keys", "new", "--id", f"{tenant}-{scopes[0]}", "--tenant", tenant, "--scope", ",".join(scopes)]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    return made.stdout, made.stderr.strip().splitlines()[-1]
 
 
 def stop(server):
