@@ -37,6 +37,9 @@ pub(super) const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 /// A key, from clients that do not send it as `Authorization`.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
+/// Where a browser's request comes from.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// A request being answered.
@@ -152,6 +155,9 @@ impl Service {
 
 /// Who sends a request. A key is `Authorization: Bearer KEY`, or `x-api-key: KEY`.
 fn admit(service: &Service, route: Route, method: &Method, headers: &HeaderMap) -> Result<Caller, Error> {
+    if is_of_other_site(method, headers) {
+        return Err(Error::OtherSite);
+    }
     let access = &service.shared.config.access;
     if access.is_open() {
         return Ok(Caller::anyone());
@@ -160,6 +166,13 @@ fn admit(service: &Service, route: Route, method: &Method, headers: &HeaderMap) 
         return Ok(Caller::nobody());
     }
     Ok(access.admit(token(headers), super::unix_seconds())?)
+}
+
+/// Whether a browser sends this for another site's page, which cannot read the answer, but might change something. Browsers say
+/// so to HTTPS and to loopback (<https://www.w3.org/TR/fetch-metadata/>); programs say nothing.
+fn is_of_other_site(method: &Method, headers: &HeaderMap) -> bool {
+    let site = headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
+    !method.is_safe() && matches!(site, Some(b"cross-site" | b"same-site"))
 }
 
 /// Whether somebody may do this, and has not asked too much of late.

@@ -13,7 +13,7 @@ use super::errors::Error;
 use super::invalidate::REASON_CHARS_MAX;
 use super::lookup::parsed_keys;
 use super::pipeline;
-use super::wire::{Text, Texts, check_tags, namespace};
+use super::wire::{Text, Texts, check_tags};
 
 /// Which entries, by exactly one of `keys`, `inputs`, `tags` and `namespace`; `namespace` may also say whose `inputs` are meant.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -111,13 +111,15 @@ pub(super) struct ErasureReceipt {
 
 /// Erases entries and every trace of them, and answers with a receipt.
 ///
-/// Answered when it is done, on the medium. What is pending is named in the receipt, and tried until it is done.
+/// Answered when it is done, on the medium. What is pending is named in the receipt, and tried until it is done. The operator's alone: a
+/// tag and a key are erased whosever they are, and a tenant's texts and namespace by the name `TENANT/NAME`.
 #[utoipa::path(
     post, path = "/erase", tag = "cache",
     request_body = EraseRequest<'_>,
     responses((status = 200, description = "The receipt", body = ErasureReceipt))
 )]
 pub(super) async fn erase(call: Call, request: Request) -> Result<Answered, Error> {
+    operators_alone(&call)?;
     let (parts, body) = request.into_parts();
     body::expect_json(&parts.headers)?;
     accept::json(&parts.headers)?;
@@ -140,6 +142,7 @@ pub(super) async fn erase(call: Call, request: Request) -> Result<Answered, Erro
     responses((status = 200, description = "The receipt, and what is there now", body = ErasureAnswer))
 )]
 pub(super) async fn erasure(call: Call, request: Request) -> Result<Answered, Error> {
+    operators_alone(&call)?;
     let id = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     if !is_id(&id) {
         return Err(Error::BadRequest { name: "id", message: "no erasure has such a name".to_owned() });
@@ -159,11 +162,16 @@ pub(super) async fn erasure(call: Call, request: Request) -> Result<Answered, Er
     Ok(pipeline::json(&answer).into())
 }
 
+/// What goes from the folder goes from what all have in common: the side store, the graph, receipts.
+fn operators_alone(call: &Call) -> Result<(), Error> {
+    if call.caller.reach().tenant().is_none() { Ok(()) } else { Err(Error::OperatorsAlone) }
+}
+
 impl EraseRequest<'_> {
     fn wanted(&self, call: &Call) -> Result<Erasure, Error> {
         let Self { keys, inputs, tags, namespace: name, model, copies, by, reason } = self;
         let texts_max = call.service.shared.config.batch_texts_max;
-        let name = name.as_ref().map(|name| namespace(Some(&name.0))).transpose()?;
+        let name = name.as_ref().map(|name| call.namespace(Some(&name.0))).transpose()?;
         let named = match (keys, inputs, tags, name) {
             (Some(keys), None, None, None) => {
                 keys.check("keys", texts_max)?;

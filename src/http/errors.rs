@@ -113,6 +113,12 @@ pub(super) enum Error {
     /// The key is not good for this.
     #[error("the key is not good for this: it needs the scope {scope}")]
     Forbidden { scope: access::Scope },
+    /// It concerns what is everybody's.
+    #[error("this is the operator's alone: a key with the scope admin and no tenant is needed")]
+    OperatorsAlone,
+    /// A page of somebody else asks in the name of whoever looks at it.
+    #[error("a browser sent this for a page of another site: only this service's own page, and programs, are answered")]
+    OtherSite,
     /// The tenant has had what it may have.
     #[error(transparent)]
     Quota(access::Exceeded),
@@ -203,6 +209,10 @@ impl Error {
             Self::Forbidden { .. } => {
                 Facts { kind: "permission_error", ..invalid(StatusCode::FORBIDDEN, "insufficient_scope", None) }
             }
+            Self::OperatorsAlone => {
+                Facts { kind: "permission_error", ..invalid(StatusCode::FORBIDDEN, "operators_alone", None) }
+            }
+            Self::OtherSite => Facts { kind: "permission_error", ..invalid(StatusCode::FORBIDDEN, "other_site", None) },
             Self::Quota(exceeded) => Facts {
                 status: StatusCode::TOO_MANY_REQUESTS,
                 tei: "Overloaded",

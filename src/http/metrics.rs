@@ -62,6 +62,9 @@ pub(super) fn gathered(text: &str) -> String {
     gathered
 }
 
+/// One of a tenant's figures.
+type Count = fn(&Figures) -> u64;
+
 /// Reads tenants' accounts at each scrape.
 #[derive(Debug)]
 struct TenantCollector(Access);
@@ -69,7 +72,7 @@ struct TenantCollector(Access);
 impl Collector for TenantCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let accounts = self.0.accounts();
-        let counters: [(&str, &str, fn(&Figures) -> u64); 6] = [
+        let counters: [(&str, &str, Count); 6] = [
             ("tenant_requests", "Requests let in, by tenant", |figures| figures.requests),
             ("tenant_refused", "Requests over a limit, by tenant", |figures| figures.refused),
             ("tenant_items", "Inputs answered, by tenant", |figures| figures.items),

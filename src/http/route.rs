@@ -157,8 +157,10 @@ impl Route {
             Self::Embed | Self::Root | Self::Embeddings | Self::Tokenize | Self::Lookup => Needs::Scope(Scope::Embed),
             Self::Entries if method == Method::DELETE => Needs::Scope(Scope::Invalidate),
             Self::Search | Self::Similar | Self::Entries => Needs::Scope(Scope::Search),
-            Self::Invalidate | Self::Erase | Self::Erasure | Self::Events => Needs::Scope(Scope::Invalidate),
-            Self::Reload
+            Self::Invalidate | Self::Events => Needs::Scope(Scope::Invalidate),
+            Self::Erase
+            | Self::Erasure
+            | Self::Reload
             | Self::Switch
             | Self::Migrations
             | Self::Migration

@@ -18,48 +18,59 @@ use super::{
 
 /// The whole service as a router, to be served by [`super::serve`] or called in a test.
 pub fn router(service: Service) -> Router {
-    complete(work().merge(operators()), service)
+    complete(work().merge(both()).merge(operators_page()).merge(operators()), service)
 }
 
 /// What is served beside a listener of the operators' own.
 pub(super) fn public(service: Service) -> Router {
-    complete(work(), service)
+    complete(work().merge(both()), service)
 }
 
 /// What is served on the operators' own listener.
 pub(super) fn admin(service: Service) -> Router {
-    complete(operators(), service)
+    complete(both().merge(operators_page()).merge(operators()), service)
 }
 
-/// What clients ask. Invalidation is among it: it is the pipelines' that know what has changed, and each ends its own.
+/// What clients ask.
 fn work() -> Router<Service> {
     Router::new()
         .route("/embed", post(handler(Route::Embed, embed::embed)))
-        .route("/", get(handler(Route::Page, page::page)).post(handler(Route::Root, embed::root)))
-        .route("/page/{file}", get(handler(Route::Page, page::file)))
+        .route("/", post(handler(Route::Root, embed::root)))
         .route("/v1", post(handler(Route::Root, embed::root)))
         .route("/v1/embeddings", post(handler(Route::Embeddings, openai::embeddings)))
         .route("/embeddings", post(handler(Route::Embeddings, openai::embeddings)))
         .route("/v1/models", get(handler(Route::Models, openai::models)))
         .route("/tokenize", post(handler(Route::Tokenize, tokenize::tokenize)))
         .route("/lookup", post(handler(Route::Lookup, lookup::lookup)))
-        .route("/search", post(handler(Route::Search, search::search)))
         .route("/similar", get(handler(Route::Similar, search::similar)))
         .route(
             "/entries/{key}",
             get(handler(Route::Entries, entries::entry)).delete(handler(Route::Entries, entries::remove)),
         )
-        .route("/invalidate", post(handler(Route::Invalidate, invalidate::invalidate)))
-        .route("/erase", post(handler(Route::Erase, erase::erase)))
-        .route("/erasures/{id}", get(handler(Route::Erasure, erase::erasure)))
         .route("/events", post(handler(Route::Events, events::events)))
+}
+
+/// What both ask. Invalidation is among it: it is the pipelines that know what has changed, and each ends its own.
+fn both() -> Router<Service> {
+    Router::new()
+        .route("/search", post(handler(Route::Search, search::search)))
+        .route("/invalidate", post(handler(Route::Invalidate, invalidate::invalidate)))
         .route("/info", get(handler(Route::Info, operations::info)))
         .route("/openapi.json", get(handler(Route::OpenApi, operations::openapi)))
+}
+
+/// The operators' page, with what it shows.
+fn operators_page() -> Router<Service> {
+    Router::new()
+        .route("/", get(handler(Route::Page, page::page)))
+        .route("/page/{file}", get(handler(Route::Page, page::file)))
 }
 
 /// What operators and their tools ask.
 fn operators() -> Router<Service> {
     Router::new()
+        .route("/erase", post(handler(Route::Erase, erase::erase)))
+        .route("/erasures/{id}", get(handler(Route::Erasure, erase::erasure)))
         .route("/admin/reload", post(handler(Route::Reload, reload::reload)))
         .route("/admin/cache", get(handler(Route::Switch, switch::show)).put(handler(Route::Switch, switch::set)))
         .route(

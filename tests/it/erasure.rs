@@ -147,8 +147,11 @@ fn others_are_there(server: &Server) -> bool {
 
 /// Waits until searches go through a graph, which is on disk then.
 fn until_graph(server: &Server, data: &Path) {
-    let search = json!({ "inputs": ["note 7"], "k": 3 });
+    let mut asked = 0;
     until("the graph", || {
+        // Another question each time: an answer that is kept says how it was found then.
+        asked += 1;
+        let search = json!({ "inputs": [format!("note {asked}")], "k": 3 });
         let is_graph = post(server, "/search", &search)["path"] == json!("graph");
         is_graph && files(data).iter().any(|path| path.extension().is_some_and(|end| end == "graph"))
     });

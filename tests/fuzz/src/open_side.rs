@@ -63,7 +63,7 @@ pub fn run(input: &[u8]) {
         let found = store.find_by_tokens(&token_key(n));
         assert!(found.is_none() || found == Some(key(n)), "a token key leads to another's entry");
         let _ = store.tags(&key(n));
-        store.payload(&key(n));
+        let _ = store.payload(&key(n));
     }
     for selector in [Selector::All, Selector::Tag("red"), Selector::CreatedBefore(u32::MAX)] {
         if let Ok(found) = store.select(&selector, crate::NOW) {

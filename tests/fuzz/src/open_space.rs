@@ -47,7 +47,7 @@ pub fn run(input: &[u8]) {
         scanned += shown;
     }
     assert!(scanned <= capacity as usize);
-    store.ages(crate::NOW);
+    let _ = store.ages(crate::NOW);
     let _ = store.info();
     if let Some(key) = keys.first() {
         let _ = store.tags(key);

@@ -215,9 +215,9 @@ fn files_that_make_no_sense_are_refused_by_name_and_without_what_is_in_them() {
     assert!(message(None, Some("other")).contains("cannot be used"));
 }
 
-const OPERATORS: [&str; 5] = ["/stats", "/metrics", "/admin/cache", "/admin/migrations", "/admin/aliases/fake"];
-const EVERYBODYS: [&str; 4] = ["/info", "/v1/models", "/openapi.json", "/similar?key=0"];
-const PROBES: [&str; 2] = ["/health", "/ready"];
+const OPERATORS: [&str; 6] = ["/", "/stats", "/metrics", "/admin/cache", "/admin/migrations", "/admin/aliases/fake"];
+const EVERYBODYS: [&str; 2] = ["/v1/models", "/similar?key=0"];
+const BOTHS: [&str; 4] = ["/health", "/ready", "/info", "/openapi.json"];
 
 #[tokio::test]
 async fn what_is_the_operators_is_served_on_their_own_listener_alone() {
@@ -228,9 +228,11 @@ async fn what_is_the_operators_is_served_on_their_own_listener_alone() {
     let apart = Served::start(Config::default(), true).await;
     let admin = apart.admin.unwrap();
     for path in OPERATORS {
+        // The root's other method is everybody's.
+        let absent = if path == "/" { "405" } else { "404" };
         assert_eq!(
             (status(apart.public, path).await.as_str(), status(admin, path).await.as_str()),
-            ("404", "200"),
+            (absent, "200"),
             "{path}"
         );
     }
@@ -238,7 +240,7 @@ async fn what_is_the_operators_is_served_on_their_own_listener_alone() {
         assert_ne!(status(apart.public, path).await, "404", "{path}");
         assert_eq!(status(admin, path).await, "404", "{path}");
     }
-    for path in PROBES {
+    for path in BOTHS {
         assert_eq!(
             (status(apart.public, path).await.as_str(), status(admin, path).await.as_str()),
             ("200", "200"),
@@ -246,14 +248,20 @@ async fn what_is_the_operators_is_served_on_their_own_listener_alone() {
         );
     }
     let post = |path: &str| format!("POST {path} HTTP/1.1\r\ncontent-length: 0\r\ncontent-type: application/json\r\n");
-    for path in ["/embed", "/invalidate", "/admin/reload"] {
+    let places = [
+        ("/embed", (true, false)),
+        ("/invalidate", (true, true)),
+        ("/erase", (false, true)),
+        ("/admin/reload", (false, true)),
+    ];
+    for (path, expected) in places {
         let (public, own) = (plain(apart.public, &post(path)).await, plain(admin, &post(path)).await);
         let is_there = |answer: &str| !answer.starts_with("HTTP/1.1 404");
-        assert_eq!((is_there(&public), is_there(&own)), (path != "/admin/reload", path == "/admin/reload"), "{path}");
+        assert_eq!((is_there(&public), is_there(&own)), expected, "{path}");
     }
     apart.stop().await;
     let together = Served::start(Config::default(), false).await;
-    for path in OPERATORS.into_iter().chain(PROBES) {
+    for path in OPERATORS.into_iter().chain(BOTHS) {
         assert_eq!(status(together.public, path).await, "200", "{path}");
     }
     together.stop().await;
@@ -281,5 +289,24 @@ async fn operators_are_served_though_the_other_listener_is_full() {
     let answer = tokio::time::timeout(Duration::from_secs(20), asking).await.expect("the operator is let in");
     assert!(answer.starts_with("HTTP/1.1 200"));
     drop(full);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_browser_sends_for_another_sites_page_changes_nothing() {
+    let served = Served::start(Config::default(), false).await;
+    let from = |site: &str| {
+        format!(
+            "POST /invalidate HTTP/1.1\r\ncontent-length: 0\r\ncontent-type: application/json\r\nsec-fetch-site: {site}\r\n"
+        )
+    };
+    for site in ["cross-site", "same-site"] {
+        assert!(plain(served.public, &from(site)).await.starts_with("HTTP/1.1 403"), "{site}");
+    }
+    for site in ["same-origin", "none"] {
+        assert!(plain(served.public, &from(site)).await.starts_with("HTTP/1.1 400"), "{site}");
+    }
+    let reading = "GET /stats HTTP/1.1\r\nsec-fetch-site: cross-site\r\n";
+    assert!(plain(served.public, reading).await.starts_with("HTTP/1.1 200"));
     served.stop().await;
 }

@@ -353,6 +353,7 @@ fn apart(one: &[Duration], other: &[Duration]) -> f64 {
 #[tokio::test]
 async fn what_another_tenant_has_takes_as_long_as_what_nobody_has() {
     const TEXTS: usize = 1500;
+    const ROUNDS_MAX: usize = 8;
     let keyed = Keyed::new(&[("a", "a", WORK), ("b", "b", WORK)], &[]);
     // All of one length: what a text is read by goes by sixteen bytes, which a rank test sees.
     let text = |kind: &str, number: usize| format!("a text of some length, {kind}, the number {number:05}");
@@ -365,40 +366,62 @@ async fn what_another_tenant_has_takes_as_long_as_what_nobody_has() {
     let mut random = 88_172_645_463_325_252_u64;
     for path in ["/embed", "/lookup"] {
         let mut times = [const { Vec::new() }; 3];
-        for number in 0..TEXTS {
-            let mut kinds = [0, 1, 2];
-            for last in [2, 1] {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                kinds.swap(last, (random % (last as u64 + 1)) as usize);
+        // As many as it takes to see what can be seen: on a busy machine more.
+        for round in 1..=ROUNDS_MAX {
+            for number in 0..TEXTS {
+                let mut kinds = [0, 1, 2];
+                for last in [2, 1] {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    kinds.swap(last, (random % (last as u64 + 1)) as usize);
+                }
+                for kind in kinds {
+                    let inputs = [text(["others", "nobody", "myself"][kind], number)];
+                    let body = match path {
+                        "/embed" => json!({ "inputs": inputs, "cache": "only" }),
+                        _ => json!({ "inputs": inputs }),
+                    };
+                    let body = body.to_string();
+                    let began = Instant::now();
+                    let got = keyed.post("b", path, &body).await;
+                    times[kind].push(began.elapsed());
+                    let hit = if path == "/embed" {
+                        got.status == StatusCode::OK
+                    } else {
+                        got.json()["items"][0]["cached"] == true
+                    };
+                    assert_eq!(hit, kind == 2, "{path}");
+                }
             }
-            for kind in kinds {
-                let inputs = [text(["others", "nobody", "myself"][kind], number)];
-                let body = match path {
-                    "/embed" => json!({ "inputs": inputs, "cache": "only" }),
-                    _ => json!({ "inputs": inputs }),
-                };
-                let body = body.to_string();
-                let began = Instant::now();
-                let got = keyed.post("b", path, &body).await;
-                times[kind].push(began.elapsed());
-                let hit = if path == "/embed" {
-                    got.status == StatusCode::OK
-                } else {
-                    got.json()["items"][0]["cached"] == true
-                };
-                assert_eq!(hit, kind == 2, "{path}");
+            let [foreign, nobody, own] = &times;
+            let (of_foreign, of_own) = (apart(nobody, foreign), apart(nobody, own));
+            let unlikely = 2.0 * (1.0 - Normal::standard().cdf(of_foreign.abs()));
+            println!(
+                "{path}, {} of each: foreign against nobody's {of_foreign:.1} (p = {unlikely:.2}), own against nobody's {of_own:.1}",
+                nobody.len()
+            );
+            // One false alarm in two million looks.
+            assert!(of_foreign.abs() < 5.0, "{path} tells what another tenant has: {of_foreign} standard deviations");
+            if of_own.abs() > 6.0 {
+                break;
             }
+            assert!(round < ROUNDS_MAX, "{path}: the test sees nothing: {of_own} standard deviations");
         }
-        let [foreign, nobody, own] = &times;
-        let (of_foreign, of_own) = (apart(nobody, foreign), apart(nobody, own));
-        let unlikely = 2.0 * (1.0 - Normal::standard().cdf(of_foreign.abs()));
-        println!(
-            "{path}: foreign against nobody's {of_foreign:.1} (p = {unlikely:.2}), own against nobody's {of_own:.1}"
-        );
-        // One false alarm in two million runs.
-        assert!(of_foreign.abs() < 5.0, "{path} tells what another tenant has: {of_foreign} standard deviations");
-        assert!(of_own.abs() > 5.0, "{path}: the test sees nothing: {of_own} standard deviations");
     }
+}
+
+#[tokio::test]
+async fn erasing_for_good_is_the_operators_alone() {
+    let keyed = Keyed::new(&[("a", "a", &Scope::ALL), ("plain", "", WORK), ("operator", "", &Scope::ALL)], &[]);
+    let key = keep(&keyed, "a", json!({ "inputs": ["a secret"], "tags": ["t"] })).await.remove(0);
+    for id in ["a", "plain"] {
+        for body in [json!({ "tags": ["t"] }), json!({ "keys": [key] }), json!({ "inputs": ["a secret"] })] {
+            assert_eq!(keyed.post(id, "/erase", &body.to_string()).await.status, StatusCode::FORBIDDEN, "{id} {body}");
+        }
+    }
+    assert!(is_cached(&keyed, "a", "a secret", "").await);
+    let refused = keyed.post("a", "/erase", "{}").await;
+    assert!(refused.json()["detail"].as_str().unwrap().contains("no tenant"), "{}", refused.json());
+    assert_ne!(keyed.post("operator", "/erase", "{}").await.status, StatusCode::FORBIDDEN);
 }
