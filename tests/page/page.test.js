@@ -1,10 +1,13 @@
 // The page in a browser, over a service with real entries.
 
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 
 import { figure, launch, open, overhang, until, violations } from './browser.js';
-import { HOSTILE, Service, traffic } from './service.js';
+import { HOSTILE, Service, newKey, traffic } from './service.js';
 
 let browser;
 let service;
@@ -395,4 +398,37 @@ test('a service that goes is missed, tried more and more seldom, and found again
     assert.equal(await page.locator('#trouble').isVisible(), false);
     assert.equal(await figure(page, 'store-entries'), entries, 'what was answered is there again');
   });
+});
+
+test('a real service with keys: without one nothing is shown, to a tenant what it has, to the operator everything', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'vecmemo-keys-'));
+  const [tenant, operator] = [newKey('--tenant', 'acme', '--scope', 'embed,search,invalidate'), newKey('--scope', 'embed,admin')];
+  writeFileSync(join(folder, 'keys.toml'), tenant.table + operator.table);
+  const guarded = await new Service(['--keys-file', join(folder, 'keys.toml')]).start();
+  try {
+    const answer = await fetch(`${guarded.url}/embed`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', authorization: `Bearer ${tenant.token}` },
+      body: JSON.stringify({ inputs: ['one', 'two'] }),
+    });
+    assert.equal(answer.status, 200);
+    await look({ url: guarded.url, problems: [/401/, /403 \(Forbidden\) .*\/metrics/] }, async (page) => {
+      const trouble = page.locator('#trouble');
+      const says = (words) => until(`the page says ${words}`, async () => (words.test(await trouble.innerText()) ? '' : await trouble.innerText()));
+      await says(/asks for an API key \(401\)/);
+      await page.locator('#key').fill(tenant.token);
+      await page.locator('#key').press('Enter');
+      await says(/the tenant acme’s, who has 2 entries/);
+      assert.equal(await page.locator('#standing').getAttribute('data-state'), 'denied');
+      if (await page.locator('#key-panel').isHidden()) await page.locator('#key-button').click();
+      await page.locator('#key').fill(operator.token);
+      await page.locator('#key').press('Enter');
+      await ready(page);
+      assert.ok(await trouble.isHidden());
+      assert.equal(await figure(page, 'store-entries'), '2');
+    });
+  } finally {
+    await guarded.end();
+    rmSync(folder, { recursive: true, force: true });
+  }
 });

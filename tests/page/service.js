@@ -1,6 +1,6 @@
 // A vecmemo with the tiny model, as a child process, and traffic for it.
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -8,6 +8,13 @@ import { createInterface } from 'node:readline';
 
 export const ROOT = resolve(import.meta.dirname, '../..');
 const PROGRAM = resolve(process.env.VECMEMO_BIN ?? join(ROOT, process.env.CARGO_TARGET_DIR ?? 'target', 'debug/vecmemo'));
+
+/** A key as `vecmemo keys new` makes it: what a client sends, and the table for the file. */
+export function newKey(...settings) {
+  const { status, stdout, stderr } = spawnSync(PROGRAM, ['keys', 'new', ...settings], { encoding: 'utf8' });
+  if (status !== 0) throw new Error(stderr);
+  return { token: /vm_\S+/.exec(stderr)[0], table: stdout };
+}
 
 export class Service {
   #folder = mkdtempSync(join(tmpdir(), 'vecmemo-page-'));

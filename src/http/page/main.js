@@ -5,7 +5,7 @@ import { Recent, alerts, counters } from './alerts.js';
 import { Charts } from './charts.js';
 import { by, element, fill, say } from './elements.js';
 import { about, show } from './figures.js';
-import { duration } from './format.js';
+import { bytes, duration, entries as counted } from './format.js';
 import { History } from './history.js';
 import { chooseKey, setUpInvalidation } from './invalidate.js';
 import { Poller } from './poll.js';
@@ -32,6 +32,10 @@ function told({ error, nextMs, ...found }) {
 }
 
 function answered({ stats, ready, metrics, info }) {
+  if (stats.tenant !== undefined) {
+    narrowed(stats);
+    return;
+  }
   const now = seconds();
   lastAnswer = now;
   if (metrics) recent.add(now, counters(metrics));
@@ -45,6 +49,17 @@ function answered({ stats, ready, metrics, info }) {
   by('trouble').hidden = true;
   by('main').dataset.old = 'false';
   render();
+}
+
+/** The key is one tenant's: the service tells it no figures but its own. */
+function narrowed({ tenant, entries, bytes: size }) {
+  stand('denied', 'One tenant’s key');
+  by('main').dataset.old = 'true';
+  lastAnswer = seconds();
+  say(by('trouble-title'), 'A tenant’s key.');
+  const whose = tenant === '' ? 'This API key is bound to namespaces of no tenant, which have' : `This API key is the tenant ${tenant}’s, who has`;
+  say(by('trouble-text'), `${whose} ${counted(entries)} (${bytes(size)}). With it you can search and invalidate these, below; the figures are shown to a key with the scope admin.`);
+  by('trouble').hidden = false;
 }
 
 /** The figures of the model that is looked at. */
