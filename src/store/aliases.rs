@@ -7,7 +7,6 @@
 //! The table is bounded too: past its limit, aliases of entries that are gone are dropped.
 
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -229,9 +228,7 @@ impl Shared {
                 let waited = self.work.wait_timeout_while(state, GATHER, |state| !state.is_urgent());
                 drop(waited.unwrap_or_else(PoisonError::into_inner));
             }
-            // redb may panic on pages that it did not write.
-            let result = catch_unwind(AssertUnwindSafe(|| self.commit()))
-                .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked while writing it".to_owned())));
+            let result = self.commit();
             state = self.lock();
             match result {
                 Ok(()) if state.failure.take().is_some() => {

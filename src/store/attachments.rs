@@ -5,7 +5,6 @@
 //! read at all, as it would be when a server next opens it.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{Builder, Database, ReadOnlyDatabase, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
@@ -14,7 +13,7 @@ use super::disk::System;
 use super::error::StoreError;
 use super::file;
 use super::lock::FolderLock;
-use super::side::{self, Bytes32, CACHE_BYTES, Names, failed};
+use super::side::{self, Bytes32, CACHE_BYTES, Names, failed, unless_it_panics};
 use crate::domain::{Key, ModelVersion};
 
 /// What the side store knows of one model's entries. The folder is locked for as long as this lives.
@@ -49,7 +48,7 @@ impl Attachments {
         let mut attachments =
             Self { path, namespaces: HashMap::new(), tags: None, payloads: None, _database: None, _lock: lock };
         if attachments.path.exists() {
-            match attachments.read(&Names::of(&file::short_name(model))) {
+            match unless_it_panics(|| attachments.read(&Names::of(&file::short_name(model)))) {
                 Ok(()) => {}
                 Err(redb::Error::DatabaseAlreadyOpen) => return Err(StoreError::InUse { folder: folder.to_owned() }),
                 Err(error) => return Err(failed("read names", &attachments.path)(error)),
@@ -59,10 +58,10 @@ impl Attachments {
     }
 
     fn read(&mut self, names: &Names) -> Result<(), redb::Error> {
-        let database = unless_it_panics(|| match open_read_only(&self.path) {
-            Err(redb::Error::RepairAborted) if self._lock.is_some() => Ok(Opened::Repaired(open(&self.path)?)),
-            opened => Ok(Opened::ReadOnly(opened?)),
-        })?;
+        let database = match open_read_only(&self.path) {
+            Err(redb::Error::RepairAborted) if self._lock.is_some() => Opened::Repaired(open(&self.path)?),
+            opened => Opened::ReadOnly(opened?),
+        };
         let transaction = match &database {
             Opened::ReadOnly(database) => database.begin_read()?,
             Opened::Repaired(database) => database.begin_read()?,
@@ -91,8 +90,8 @@ impl Attachments {
     /// When the side store cannot be read.
     pub fn tags(&self, key: &Key) -> Result<Vec<String>, StoreError> {
         let Some(table) = &self.tags else { return Ok(Vec::new()) };
-        let list = unless_it_panics(|| Ok(table.get(key.as_bytes())?)).map_err(failed("read tags", &self.path))?;
-        Ok(list.map(|list| side::parse_tags(list.value())).unwrap_or_default())
+        let tags = unless_it_panics(|| Ok(table.get(key.as_bytes())?.map(|list| side::parse_tags(list.value()))));
+        Ok(tags.map_err(failed("read tags", &self.path))?.unwrap_or_default())
     }
 
     /// An entry's payload.
@@ -101,9 +100,8 @@ impl Attachments {
     /// When the side store cannot be read.
     pub fn payload(&self, key: &Key) -> Result<Option<String>, StoreError> {
         let Some(table) = &self.payloads else { return Ok(None) };
-        let payload =
-            unless_it_panics(|| Ok(table.get(key.as_bytes())?)).map_err(failed("read payloads", &self.path))?;
-        Ok(payload.map(|payload| payload.value().to_owned()))
+        unless_it_panics(|| Ok(table.get(key.as_bytes())?.map(|payload| payload.value().to_owned())))
+            .map_err(failed("read payloads", &self.path))
     }
 }
 
@@ -123,11 +121,6 @@ fn open_read_only(path: &Path) -> Result<ReadOnlyDatabase, redb::Error> {
 
 fn open(path: &Path) -> Result<Database, redb::Error> {
     Ok(Builder::new().set_cache_size(CACHE_BYTES).open(path)?)
-}
-
-/// redb may panic on bytes that it did not write; nothing of ours is shared with it.
-fn unless_it_panics<T>(read: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked".to_owned())))
 }
 
 /// Whether a side store can be opened as it is; `false`: it can after a repair, which the next open does.

@@ -106,12 +106,12 @@ impl SideFile {
         Ok((Arc::new(file), note))
     }
 
-    /// Works with the database. After an error of the disk it is opened anew, some time later: a full disk may have room
-    /// again.
+    /// Works with the database, some damage of which redb answers with a panic. After an error of the disk it is opened anew,
+    /// some time later: a full disk may have room again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
         self.mend();
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let result = database.as_ref().ok_or(redb::Error::DatabaseClosed).and_then(work);
+        let result = unless_it_panics(|| database.as_ref().ok_or(redb::Error::DatabaseClosed).and_then(work));
         if let Err(redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed) = &result {
             self.lock_broken().get_or_insert_with(Instant::now);
         }
@@ -591,18 +591,16 @@ fn begin_anew(files: &dyn Files, path: &Path, why: &redb::Error) -> Result<(Data
 
 /// Reads a model's namespaces, and makes what tables there are none of. Answers whether there were none.
 fn open_tables(file: &SideFile, model: &str) -> Result<(HashMap<String, u32>, bool), redb::Error> {
-    unless_it_panics(|| {
-        file.write(|transaction| {
-            let names = Names::of(model);
-            let is_new = !transaction.list_tables()?.any(|table| redb::TableHandle::name(&table) == names.namespaces);
-            make_tables(transaction, &names)?;
-            let mut numbers = HashMap::new();
-            for item in transaction.open_table(names.namespaces())?.iter()? {
-                let (name, number) = item?;
-                numbers.insert(name.value().to_owned(), number.value().min(NAMESPACE_MAX));
-            }
-            Ok((numbers, is_new))
-        })
+    file.write(|transaction| {
+        let names = Names::of(model);
+        let is_new = !transaction.list_tables()?.any(|table| redb::TableHandle::name(&table) == names.namespaces);
+        make_tables(transaction, &names)?;
+        let mut numbers = HashMap::new();
+        for item in transaction.open_table(names.namespaces())?.iter()? {
+            let (name, number) = item?;
+            numbers.insert(name.value().to_owned(), number.value().min(NAMESPACE_MAX));
+        }
+        Ok((numbers, is_new))
     })
 }
 
@@ -618,7 +616,7 @@ fn make_tables(transaction: &WriteTransaction, names: &Names) -> Result<(), redb
 /// Work on a database, some damage of which redb answers with a panic.
 pub(crate) fn unless_it_panics<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked while opening it".to_owned())))
+        .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked on what it read".to_owned())))
 }
 
 /// Whether a database is not what was written, rather than out of reach: the file itself is at fault, and not the disk, the

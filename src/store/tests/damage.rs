@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::*;
+use crate::store::Attachments;
 
 const CAPACITY: u64 = 16;
 
@@ -325,6 +326,36 @@ fn a_side_store_that_cannot_be_read_is_put_aside_and_namespaces_get_new_numbers(
     let entries = store.contains_many(&[key(1), key(2)], NOW);
     assert_eq!(entries[0].unwrap().namespace, 1);
     assert_eq!(entries[1].unwrap().namespace, 2, "not the number of the namespace whose name is lost");
+}
+
+#[test]
+fn a_payload_and_a_tag_that_are_no_text_are_taken_as_none_and_do_not_panic() {
+    let folder = quick_folder();
+    let unit = row(1, 0);
+    let (payload, tag) = ("a payload that is long enough to be found", "a-tag-that-is-long-enough-to-be-found");
+    let tags = [tag.to_owned()];
+    let namespace = Namespace::default();
+    let entry = NewEntry { payload: Some(payload), tags: &tags, ..NewEntry::new(key(1), &unit, 1.0, &namespace) };
+    open(folder.path(), CAPACITY).put_many(&[entry, NewEntry::new(key(2), &unit, 1.0, &namespace)], NOW).unwrap();
+    let path = folder.path().join("side.redb");
+    let mut bytes = std::fs::read(&path).unwrap();
+    for text in [payload, tag] {
+        let places = (0..bytes.len() - text.len()).filter(|&at| bytes[at..].starts_with(text.as_bytes()));
+        let places: Vec<usize> = places.collect();
+        assert!(!places.is_empty());
+        places.iter().for_each(|&at| bytes[at] = 0xBC);
+    }
+    std::fs::write(&path, bytes).unwrap();
+
+    let attachments = Attachments::open(folder.path(), &version("m")).unwrap();
+    assert!(attachments.payload(&key(1)).is_err() && attachments.tags(&key(1)).is_err());
+    drop(attachments);
+    let store = open(folder.path(), CAPACITY);
+    assert_eq!((store.payload(&key(1)), store.tags(&key(1))), (None, Vec::new()));
+    assert_eq!(store.contains_many(&[key(1), key(2)], NOW).iter().flatten().count(), 2);
+    let again = NewEntry { payload: Some("other"), replace: true, ..NewEntry::new(key(2), &unit, 1.0, &namespace) };
+    store.put_many(&[again], NOW).unwrap();
+    assert_eq!(store.payload(&key(2)).as_deref(), Some("other"));
 }
 
 #[test]
