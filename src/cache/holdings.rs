@@ -2,6 +2,7 @@
 //! then; who never asks pays nothing.
 
 use std::collections::HashMap;
+use std::iter::Sum;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use half::f16;
@@ -46,9 +47,7 @@ impl Cache {
         let entries = shared.holdings.entries(shared, tenant);
         Holdings { entries, bytes: entries * shared.store.entry_bytes() }
     }
-}
 
-impl Cache {
     /// How many namespaces of a tenant have ever had entries.
     #[must_use]
     pub fn namespaces_of(&self, tenant: &str) -> u64 {
@@ -113,11 +112,12 @@ impl Watcher for Counter {
     }
 }
 
-impl std::ops::Add for Holdings {
-    type Output = Self;
-
-    /// Both together, as of two models.
-    fn add(self, other: Self) -> Self {
-        Self { entries: self.entries + other.entries, bytes: self.bytes + other.bytes }
+impl Sum for Holdings {
+    /// All together, as of several models.
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, more| Self {
+            entries: sum.entries + more.entries,
+            bytes: sum.bytes + more.bytes,
+        })
     }
 }

@@ -56,7 +56,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -68,7 +68,7 @@ use crate::domain::{
     scaled_to_one,
 };
 use crate::remote::Asked;
-use crate::store::{Ages, Census, Entry, NewEntry, Store};
+use crate::store::{Ages, Census, Entry, NewEntry, Store, unix_seconds};
 
 pub use crate::batch::Token;
 pub use crate::index::{Choice as PathChoice, Cursor, Device, DeviceChoice as SearchDevice, HITS_MAX, Method, Path};
@@ -213,7 +213,7 @@ impl Shared {
 
     /// Seconds since 1970: what entries' times are counted in.
     fn now(&self) -> u32 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
+        unix_seconds()
     }
 }
 

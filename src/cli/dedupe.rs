@@ -13,10 +13,11 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use serde_json::json;
 
-use super::meter::{self, Meter};
+use super::meter::Meter;
 use super::{SettingsArguments, export, print, say, search};
 use crate::domain::Key;
 use crate::index::{Cursor, Filter, HITS_MAX, Index, Query, Row, Rows};
+use crate::store::unix_seconds;
 
 /// Entries that are compared with all others at a time.
 const QUERIES_AT_ONCE: usize = 32;
@@ -47,7 +48,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     let space = export::choose(&settings.data_dir, arguments.fingerprint.as_deref(), known.as_ref())?;
     let survey = space.survey();
     let mut held = Held::new(space.dims());
-    let scanned = space.scan(&survey, meter::now(), |found| {
+    let scanned = space.scan(&survey, unix_seconds(), |found| {
         held.add(found.key, found.row);
         anyhow::Ok(())
     })?;

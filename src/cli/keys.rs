@@ -1,12 +1,12 @@
 //! `vecmemo keys`: a new key, of which the server is given the hash alone.
 
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::anyhow;
 use clap::Subcommand;
 
 use crate::access::{NewKey, Scope};
+use crate::store::unix_seconds;
 
 const SECONDS_A_DAY: u64 = 86_400;
 
@@ -43,7 +43,7 @@ struct New {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let Command::New(New { id, tenant, scope, days }) = &arguments.command;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = u64::from(unix_seconds());
     let expires = days.map(|days| now.saturating_add(days.saturating_mul(SECONDS_A_DAY)));
     // Two keys made in one second for one tenant want names.
     let id = id.clone().unwrap_or_else(|| format!("{}-{now}", tenant.as_deref().unwrap_or("key")));

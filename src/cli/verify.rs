@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::meter::{self, Meter};
 use super::{SettingsArguments, print, say};
-use crate::store::{self, Repaired, Report, SideReport, SpaceReport, StoreError};
+use crate::store::{self, Repaired, Report, SideReport, SpaceReport, StoreError, unix_seconds};
 
 /// Exit codes: damage was found; it could not be looked for.
 const DAMAGED: u8 = 1;
@@ -69,7 +69,7 @@ fn verify(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<bool> {
 
 fn look(folder: &Path, sample: Option<u64>) -> anyhow::Result<Report> {
     let mut meters = Meters::new("checked");
-    let report = store::verify(folder, sample, meter::now(), |path, done, total| meters.show(path, done, total));
+    let report = store::verify(folder, sample, unix_seconds(), |path, done, total| meters.show(path, done, total));
     meters.finish();
     let report = report.with_context(|| format!("cannot look at {}", folder.display()))?;
     if report.spaces.is_empty() && report.side == SideReport::Absent {

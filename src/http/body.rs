@@ -36,7 +36,7 @@ pub(super) async fn read(call: &Call, headers: &HeaderMap, body: Body) -> Result
     let reading = async {
         if expected > limit_bytes {
             if !headers.contains_key(EXPECT) && expected / 2 <= limit_bytes {
-                discard(body, limit_bytes).await;
+                discard(body, limit_bytes.saturating_mul(2)).await;
             }
             return Err(Error::BodyTooLarge { limit_bytes });
         }
@@ -59,7 +59,7 @@ async fn collect(mut body: Body, limit_bytes: usize) -> Result<Bytes, Error> {
         let frame = frame.map_err(|error| Error::BodyBroken(error.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
         if all.len() + first.as_ref().map_or(0, Bytes::len) + data.len() > limit_bytes {
-            discard(body, limit_bytes).await;
+            discard(body, limit_bytes.saturating_mul(2)).await;
             return Err(Error::BodyTooLarge { limit_bytes });
         }
         if all.is_empty() {
@@ -83,31 +83,23 @@ async fn collect(mut body: Body, limit_bytes: usize) -> Result<Bytes, Error> {
 
 /// Reads the body of a request that is refused before anybody asked for it, if it is short: what was left of it would be taken for the
 /// connection's next request, or end it. Whether all of it was read.
-pub(super) async fn dispose(service: &Service, mut body: Body) -> bool {
-    let all = async {
-        let mut left = DISPOSED_BYTES_MAX;
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return false };
-            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
-                Some(rest) => left = rest,
-                None => return false,
-            }
-        }
-        true
-    };
+pub(super) async fn dispose(service: &Service, body: Body) -> bool {
+    let all = discard(body, DISPOSED_BYTES_MAX);
     tokio::time::timeout(service.shared.config.body_timeout, all).await.unwrap_or(false)
 }
 
-/// Reads a body that is not wanted, up to a bound: a client that is still sending would not see the refusal otherwise.
-async fn discard(mut body: Body, bytes_max: usize) {
-    let mut left = bytes_max.saturating_mul(2);
-    while let Some(Ok(frame)) = body.frame().await {
-        let bytes = frame.data_ref().map_or(0, Bytes::len);
-        match left.checked_sub(bytes) {
+/// Reads a body that is not wanted, up to a bound: a client that is still sending would not see the refusal otherwise. Whether all of
+/// it was read.
+async fn discard(mut body: Body, bytes_max: usize) -> bool {
+    let mut left = bytes_max;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return false };
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(rest) => left = rest,
-            None => return,
+            None => return false,
         }
     }
+    true
 }
 
 /// Checks that a body is JSON by its header, or that the header is missing.

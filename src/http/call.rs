@@ -177,10 +177,12 @@ fn is_of_other_site(method: &Method, headers: &HeaderMap) -> bool {
 
 /// Whether somebody may do this, and has not asked too much of late.
 fn allow(service: &Service, route: Route, method: &Method, caller: Caller) -> Result<Caller, Error> {
-    if let Needs::Scope(scope) = service.needs(route, method)
-        && !caller.may(scope)
-    {
+    let needs = service.needs(route, method);
+    if let Some(scope) = needs.scope().filter(|scope| !caller.may(*scope)) {
         return Err(Error::Forbidden { scope });
+    }
+    if needs == Needs::Operator && caller.reach().tenant().is_some() {
+        return Err(Error::OperatorsAlone);
     }
     if let Some(account) = caller.account() {
         account.begin(service.shared.began.elapsed()).map_err(Error::Quota)?;

@@ -39,8 +39,7 @@ pub(super) async fn stats(call: Call, request: Request) -> Result<Answered, Erro
     if let Some(tenant) = call.caller.reach().tenant().filter(|_| !call.caller.may(Scope::Admin)) {
         let (tenant, account) = (tenant.to_owned(), call.caller.account().cloned());
         let own = call.blocking(move || {
-            let holdings = models.iter().map(|model| model.cache.holdings(&tenant));
-            let Holdings { entries, bytes } = holdings.fold(Holdings::default(), |all, of_model| all + of_model);
+            let Holdings { entries, bytes } = models.iter().map(|model| model.cache.holdings(&tenant)).sum();
             let mut own = json!({ "tenant": tenant, "entries": entries, "bytes": bytes });
             if let (Some(account), Some(own)) = (&account, own.as_object_mut()) {
                 own.insert("used".to_owned(), json!(account.figures()));

@@ -119,9 +119,7 @@ pub(super) async fn room(call: &Call, request: &mut Request<'_>) -> Result<Room,
         return Ok(Room::Enough(None));
     }
     let entry_bytes = models.iter().map(|model| model.cache.entry_bytes()).max().unwrap_or(0);
-    let counting = call.blocking(move || {
-        models.iter().map(|model| model.cache.holdings(&tenant)).fold(Holdings::default(), |all, more| all + more)
-    });
+    let counting = call.blocking(move || models.iter().map(|model| model.cache.holdings(&tenant)).sum());
     let Holdings { entries, bytes } = counting.await?;
     match account.add(request.inputs.len() as u64, entry_bytes, entries, bytes) {
         Ok(adding) => Ok(Room::Enough(Some(adding))),

@@ -14,6 +14,19 @@ pub(super) enum Needs {
     Key,
     /// A key that is good for this.
     Scope(Scope),
+    /// A key for administration that is no tenant's.
+    Operator,
+}
+
+impl Needs {
+    /// What the key has to be good for.
+    pub(super) fn scope(self) -> Option<Scope> {
+        match self {
+            Self::Nothing | Self::Key => None,
+            Self::Scope(scope) => Some(scope),
+            Self::Operator => Some(Scope::Admin),
+        }
+    }
 }
 
 /// A route as metrics and logs name it.
@@ -158,9 +171,9 @@ impl Route {
             Self::Entries if method == Method::DELETE => Needs::Scope(Scope::Invalidate),
             Self::Search | Self::Similar | Self::Entries => Needs::Scope(Scope::Search),
             Self::Invalidate | Self::Events => Needs::Scope(Scope::Invalidate),
-            Self::Erase
-            | Self::Erasure
-            | Self::Reload
+            // What goes from the folder goes from what all have in common: the side store, the graph, receipts.
+            Self::Erase | Self::Erasure => Needs::Operator,
+            Self::Reload
             | Self::Switch
             | Self::Migrations
             | Self::Migration

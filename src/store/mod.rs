@@ -76,6 +76,7 @@ pub use folder::Folder;
 pub use info::{Ages, Info};
 pub use read_only::{Found, ReadOnly, Scanned, Survey};
 pub use rewrite::LeftOut;
+pub use upkeep::unix_seconds;
 pub use verify::{Repaired, Report, SideReport, SpaceReport, repair, verify};
 pub use watch::Watcher;
 

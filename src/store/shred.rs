@@ -82,7 +82,8 @@ fn sibling(path: &Path, end: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+/// Brings what a folder says of a file to the medium.
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
 }
 

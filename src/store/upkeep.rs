@@ -74,9 +74,14 @@ fn interval(upkeep: Upkeep) -> Option<Duration> {
     sweep.into_iter().chain(scrub).min()
 }
 
+/// Seconds since 1970: what entries' times are counted in.
+#[must_use]
+pub fn unix_seconds() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
+}
+
 fn sweep(core: &Core) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
-    match core.sweep_expired(now) {
+    match core.sweep_expired(unix_seconds()) {
         Ok(0) => {}
         Ok(swept) => tracing::debug!(swept, "expired entries were erased"),
         Err(error) => {

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::receipt::{KnownExport, Receipt};
 use crate::domain::Key;
-use crate::store::shred::shred;
+use crate::store::shred::{self, shred};
 
 const FOLDER: &str = "erasures";
 const SALT: &str = "salt";
@@ -217,10 +217,7 @@ impl Ledger {
 
     fn make(&self) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        if let Some(parent) = self.folder.parent() {
-            File::open(parent)?.sync_all()?;
-        }
-        Ok(())
+        shred::sync_folder_of(&self.folder)
     }
 
     fn salt(&self) -> io::Result<[u8; 32]> {

@@ -39,7 +39,7 @@ pub use receipt::{ErasedKeys, KnownExport, Places, Receipt, Selected, TierState}
 use super::{Cache, Error, Shared};
 use crate::domain::{Key, ModelVersion, Namespace, veil};
 use crate::remote::{self, NOTICE_KEYS_MAX, Notice, Tier};
-use crate::store::{Folder, ReadOnly, Selector, StoreError};
+use crate::store::{Folder, ReadOnly, Selector, StoreError, unix_seconds};
 
 /// How often it is looked whether the shared tier can be told now.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -577,9 +577,4 @@ impl Collector for ErasureCollector {
         let gauge = ConstGauge::new(work.pending.load(Relaxed) as i64);
         gauge.encode(encoder.encode_descriptor("erasures_pending", help, None, gauge.metric_type())?)
     }
-}
-
-fn unix_seconds() -> u32 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
 }

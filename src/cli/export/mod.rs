@@ -20,13 +20,13 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{ArgMatches, ValueEnum};
 
-use super::meter::{self, Meter};
+use super::meter::Meter;
 use super::{SettingsArguments, print, say};
 use crate::cache::{ExportLine, Ledger};
 use crate::config::Settings;
 use crate::domain::ModelVersion;
 use crate::engine;
-use crate::store::{Attachments, Found, ReadOnly, StoreError};
+use crate::store::{Attachments, Found, ReadOnly, StoreError, unix_seconds};
 use facts::{Facts, Manifest, Sink, Source};
 
 #[derive(clap::Args)]
@@ -121,12 +121,12 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     }
 
     let model = known.filter(|(version, _)| *version == space.model()).map(|(_, name)| name);
-    let manifest = Manifest::new(space.model().to_string(), model, space.dims(), meter::now());
+    let manifest = Manifest::new(space.model().to_string(), model, space.dims(), unix_seconds());
     let mut sink = arguments.format.unwrap_or_else(|| Format::of(&arguments.out)).sink(&arguments.out, space.dims())?;
     let survey = space.survey();
     let mut meter = Meter::new("exported", survey.entries());
     let mut exported = 0_u64;
-    let scanned = space.scan(&survey, meter::now(), |found| {
+    let scanned = space.scan(&survey, unix_seconds(), |found| {
         meter.advance(1);
         let facts = facts_of(&found, attachments.as_ref())?;
         if filter.takes(&facts) {
@@ -155,7 +155,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
 /// Leaves a line in the data folder that says where the export is, so that an erasure can name it.
 fn note(data_dir: &Path, out: &Path, space: &ReadOnly, entries: u64) {
     let path = std::path::absolute(out).unwrap_or_else(|_| out.to_owned()).display().to_string();
-    let line = ExportLine { path, fingerprint: space.model().to_string(), made: meter::now(), entries };
+    let line = ExportLine { path, fingerprint: space.model().to_string(), made: unix_seconds(), entries };
     if let Err(error) = Ledger::of(data_dir).note_export(&line) {
         say(&format!(
             "an erasure will not know of this export: it cannot be noted in {} ({error})",

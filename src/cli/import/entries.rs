@@ -7,13 +7,13 @@ use half::f16;
 
 use super::super::export;
 use super::super::export::facts::{Batch, Facts};
-use super::super::meter::{self, Meter};
+use super::super::meter::Meter;
 use super::share::Share;
 use super::{Arguments, Outcome};
 use crate::cache::{Ledger, Veiled};
 use crate::config::Settings;
 use crate::domain::{Key, Namespace};
-use crate::store::{NewEntry, PAYLOAD_BYTES_MAX, Store};
+use crate::store::{NewEntry, PAYLOAD_BYTES_MAX, Store, unix_seconds};
 
 /// How far from one the length of a unit vector may be after rounding to f16: each value is off by at most 2^-11 of
 /// itself, and so is the length; twice that, for vectors that were rounded more than once.
@@ -103,7 +103,7 @@ impl Into<'_> {
     /// Stores what of a batch is right and missing.
     fn put(&self, batch: &Batch, dims: usize, first_row: u64, outcome: &mut Outcome) -> anyhow::Result<()> {
         let Self { store, share, erased, replace } = self;
-        let now = meter::now();
+        let now = unix_seconds();
         let mut wanted: Vec<(&Facts, &[f16], Namespace)> = Vec::with_capacity(batch.facts.len());
         let mut seen: HashSet<Key> = HashSet::with_capacity(batch.facts.len());
         for ((facts, row), number) in batch.facts.iter().zip(batch.rows.chunks_exact(dims)).zip(first_row..) {

@@ -9,13 +9,13 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 
 use super::super::export::npy::Array;
-use super::super::meter::{self, Meter};
+use super::super::meter::Meter;
 use super::super::warm::lines::{Format, Line, Reader};
 use super::share::Share;
 use super::{Arguments, Outcome};
 use crate::config::Settings;
 use crate::domain::{ContentHash, Embedding, Key, ModelCard, Namespace, Scope, Truncation};
-use crate::store::{NewEntry, Store};
+use crate::store::{NewEntry, Store, unix_seconds};
 
 /// How many texts and vectors are in memory at a time.
 const ROWS_AT_ONCE: usize = 1024;
@@ -106,7 +106,7 @@ struct Import<'a> {
 impl Import<'_> {
     /// Stores the vectors of some texts, as far as they can be used and are missing.
     fn put(&mut self, lines: &[Line], values: &[f32], first_row: u64) -> anyhow::Result<()> {
-        let now = meter::now();
+        let now = unix_seconds();
         let dims = values.len() / lines.len();
         let mut wanted: Vec<(Key, Embedding)> = Vec::with_capacity(lines.len());
         let mut seen = HashSet::with_capacity(lines.len());
