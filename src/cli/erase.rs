@@ -115,7 +115,7 @@ fn erase(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Receipt>
     let settings = arguments.settings.settings(matches)?;
     start_logging(&settings)?;
     let NamedArguments { keys, text, tags, .. } = &arguments.named;
-    let namespace = arguments.namespace.as_deref().map(Namespace::new).transpose()?;
+    let namespace = arguments.namespace.as_deref().map(Namespace::qualified).transpose()?;
     let named = match (text, namespace) {
         (Some(text), namespace) => Named::Texts(vec![read(text)?], namespace.unwrap_or_default()),
         (None, None) if !keys.is_empty() => Named::Keys(keys.clone()),

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest name, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -12,7 +14,8 @@ const TENANT_BYTES_MAX: usize = 64;
 
 /// A name of up to 128 letters, digits and `. _ : -`, after its tenant's and a slash if it is a tenant's; the default namespace's
 /// is empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Namespace(String);
 
 /// Who has namespaces of its own: a name of 1 to 64 letters, digits and `. _ : -`.
@@ -95,6 +98,15 @@ impl Namespace {
 #[must_use]
 pub fn owner(name: &str) -> &str {
     name.split_once('/').map_or("", |(tenant, _)| tenant)
+}
+
+impl TryFrom<String> for Namespace {
+    type Error = NamespaceError;
+
+    /// As [`Namespace::qualified`].
+    fn try_from(text: String) -> Result<Self, NamespaceError> {
+        Self::qualified(&text)
+    }
 }
 
 impl fmt::Display for Namespace {

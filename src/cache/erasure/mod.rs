@@ -116,7 +116,7 @@ struct Intent {
     /// By the models' fingerprints, in hexadecimal.
     keys: BTreeMap<String, Vec<String>>,
     /// What others are told beside keys.
-    namespace: Option<String>,
+    namespace: Option<Namespace>,
     /// The one model that is meant, by its fingerprint.
     model: Option<String>,
     /// Whether others are to be told.
@@ -141,7 +141,7 @@ impl Intent {
         let keys: Vec<Key> = self.all_keys().into_iter().collect();
         let mut parts = keys.chunks(NOTICE_KEYS_MAX);
         let tags = if selector.kind == "tags" { selector.veils.clone() } else { Vec::new() };
-        let namespace = self.namespace.as_deref().and_then(|name| Namespace::new(name).ok());
+        let namespace = self.namespace.clone();
         let erasure = remote::Erasure { id: id.clone(), tags };
         // A fingerprint is 32 bytes in hexadecimal, as a key is.
         let model = self.model.as_deref().and_then(|model| model.parse::<Key>().ok());
@@ -280,7 +280,7 @@ impl Eraser {
             Named::Namespace(name) => ("namespace", veils("namespace", &[name.as_str().as_bytes()])),
         };
         if let Named::Namespace(name) = &erasure.named {
-            intent.namespace = Some(name.as_str().to_owned());
+            intent.namespace = Some(name.clone());
         }
         intent.receipt.selector = Selected { kind: kind.to_owned(), veils, copies: erasure.copies };
         intent.receipt.by.clone_from(&erasure.by);
@@ -576,5 +576,27 @@ impl Collector for ErasureCollector {
         let help = "Whether an erasure is not complete: on this machine, or because the shared tier could not be told";
         let gauge = ConstGauge::new(work.pending.load(Relaxed) as i64);
         gauge.encode(encoder.encode_descriptor("erasures_pending", help, None, gauge.metric_type())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_told_of_a_tenants_namespace_by_its_whole_name_also_after_a_crash() {
+        let namespace = Namespace::qualified("acme/docs").unwrap();
+        let intent = Intent {
+            receipt: Receipt::begun("an id"),
+            keys: BTreeMap::from([("model".to_owned(), vec![Key::from_bytes([7; 32]).to_string()])]),
+            namespace: Some(namespace.clone()),
+            model: None,
+            tells: true,
+            erased: false,
+        };
+        let kept: Intent = serde_json::from_str(&serde_json::to_string(&intent).unwrap()).unwrap();
+        let notices = kept.notices();
+        assert_eq!(notices.len(), 1);
+        assert_eq!((&notices[0].namespace, notices[0].keys.len()), (&Some(namespace), 1));
     }
 }
