@@ -16,3 +16,4 @@ pub mod index;
 pub mod remote;
 pub mod reuse;
 pub mod store;
+pub mod urgency;

@@ -23,6 +23,7 @@ use prometheus_client::registry::Registry;
 
 use crate::domain::{Lane, ModelCard, Tokens, Truncation};
 use crate::engine::{self, AtOnce, Monitor, Tokenizer};
+use crate::urgency::stand_back;
 
 pub use crate::engine::{EngineError as TokenizeError, Residency, Token};
 pub use plan::plan;
@@ -115,7 +116,7 @@ impl Embedder {
     /// # Errors
     /// When the tokenizer fails on a text.
     pub fn tokenize(&self, texts: &[&str], prompt: &str, truncation: Truncation) -> Result<Vec<Tokens>, TokenizeError> {
-        engine::stand_back(self.shared.niceness);
+        stand_back(self.shared.niceness);
         self.shared.tokenizer.tokenize(texts, prompt, truncation)
     }
 
@@ -124,7 +125,7 @@ impl Embedder {
     /// # Errors
     /// When the tokenizer fails.
     pub fn inspect(&self, text: &str, prompt: &str, add_special_tokens: bool) -> Result<Vec<Token>, TokenizeError> {
-        engine::stand_back(self.shared.niceness);
+        stand_back(self.shared.niceness);
         self.shared.tokenizer.inspect(text, prompt, add_special_tokens)
     }
 

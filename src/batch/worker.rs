@@ -10,7 +10,8 @@ use super::Config;
 use super::line::Queued;
 use super::queue::{Computed, JobError, Queue};
 use crate::domain::Lane;
-use crate::engine::{Engine, stand_back};
+use crate::engine::Engine;
+use crate::urgency::stand_back;
 
 pub(super) struct Worker {
     thread: Mutex<Option<JoinHandle<()>>>,

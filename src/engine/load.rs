@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::families::{self, Family, Loaded, OneByOne, Refusal};
 use super::manifest::{Manifest, ModelFile};
 use super::source::{Located, Sources, locate};
+use super::threads::Threads;
 use super::tokenizer::ModelTokenizer;
 use super::{
     Described, Engine, EngineError, EngineSource, Model, Options, Precision, device, encoder, precision, upstream,
@@ -51,7 +52,11 @@ fn describe_files(located: &Located, options: &Options) -> Result<Described, Eng
         return Err(unsupported(folder, what.to_owned()));
     }
     let tokenizer_file = read(folder, manifest, "tokenizer.json")?;
-    let tokenizer = Arc::new(ModelTokenizer::from_bytes(&tokenizer_file.bytes, &tokenizer_file.path)?);
+    let tokenizer = Arc::new(ModelTokenizer::from_bytes(
+        &tokenizer_file.bytes,
+        &tokenizer_file.path,
+        Threads::to_tokenize(options)?,
+    )?);
     let file = read(folder, manifest, "model.safetensors")?;
 
     let numerics = if family.is_encoder() { encoder::NUMERICS_VERSION } else { families::NUMERICS_VERSION };
@@ -140,7 +145,7 @@ impl Building {
                 device::choose(weights, pooling, &self.options, &self.active, on_processor)
             }
             Loaded::Network(network) => {
-                let engine = OneByOne { network, pooling };
+                let engine = OneByOne { network, pooling, threads: Threads::to_compute(options)? };
                 self.active.set(domain::Device::Cpu, &engine.kernel());
                 Ok(Box::new(engine))
             }

@@ -40,7 +40,6 @@ pub use manifest::Manifest;
 pub use options::{DeviceChoice, Options, Precision};
 pub use resident::{Described, EngineSource, Residency, Residents};
 pub use source::{Located, Origin, Sources, find, locate};
-pub use threads::stand_back;
 pub use upstream::{Dialect, Encoding, OnChange, Upstream};
 
 /// The instruction set that the CPU's encoder uses on this machine, such as `avx2`; `scalar` if it has none of ours.

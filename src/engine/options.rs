@@ -13,7 +13,7 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Whether each thread stays on one processor.
     pub pin_threads: bool,
-    /// How little urgent these threads are, as nice(1) has it; see [`stand_back`](super::stand_back).
+    /// How little urgent these threads are, as nice(1) has it; see [`stand_back`](crate::urgency::stand_back).
     pub niceness: u8,
     /// Where what has to survive a restart is kept (of upstream models); the models folder if `None`.
     pub state_dir: Option<PathBuf>,

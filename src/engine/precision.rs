@@ -73,7 +73,7 @@ pub(super) fn encoder(
     chosen: &OnceLock<Choice>,
 ) -> Result<Encoder, EngineError> {
     let make = |arithmetic| -> Result<Encoder, EngineError> {
-        let threads = Threads::start(options.threads, options.pin_threads, options.niceness)?;
+        let threads = Threads::to_compute(options)?;
         Ok(Encoder::new(weights, pooling, arithmetic, threads)?)
     };
     if let Some(&Choice { arithmetic, block_rows }) = chosen.get() {

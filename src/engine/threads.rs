@@ -1,8 +1,10 @@
-//! The CPU engine's own threads: as many as it is told, each on a processor of its own if it is told so.
+//! The engine's own threads: as many as it is told, each on a processor of its own if it is told so. Nothing of it computes on threads
+//! that others have, or that have the urgency of those who answer requests.
 
 use rayon::ThreadPool;
 
-use super::EngineError;
+use super::{EngineError, Options};
+use crate::urgency::stand_back;
 
 /// A pool of threads that nothing else uses.
 pub(super) struct Threads {
@@ -10,15 +12,14 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts `count` threads, or one for each processor this process may use, as urgent as `niceness` says.
+    /// Starts `count` threads of a name, or one for each processor this process may use, as urgent as `niceness` says.
     ///
     /// # Errors
     /// When the system has no room for them, or there are fewer processors than threads to be pinned.
-    pub(super) fn start(count: Option<usize>, pinned: bool, niceness: u8) -> Result<Self, EngineError> {
+    fn start(name: &'static str, count: Option<usize>, pinned: bool, niceness: u8) -> Result<Self, EngineError> {
         let usable = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let count = count.unwrap_or(usable);
-        let mut builder =
-            rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|_| "vecmemo-compute".to_owned());
+        let mut builder = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(|_| name.to_owned());
         let processors = if pinned { processors()? } else { Vec::new() };
         if pinned && processors.len() < count {
             let reason = format!("{count} threads cannot be pinned to {} processors", processors.len());
@@ -32,6 +33,22 @@ impl Threads {
         Ok(Self { pool })
     }
 
+    /// Those that a network is computed on.
+    ///
+    /// # Errors
+    /// As [`Threads::start`].
+    pub(super) fn to_compute(options: &Options) -> Result<Self, EngineError> {
+        Self::start("vecmemo-compute", options.threads, options.pin_threads, options.niceness)
+    }
+
+    /// Those that texts are tokenised on. They are not pinned: they work while others wait.
+    ///
+    /// # Errors
+    /// As [`Threads::start`].
+    pub(super) fn to_tokenize(options: &Options) -> Result<Self, EngineError> {
+        Self::start("vecmemo-tokens", options.threads, false, options.niceness)
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.pool.current_num_threads()
@@ -42,25 +59,6 @@ impl Threads {
         self.pool.install(work)
     }
 }
-
-/// Has this thread compute when those that answer do not: its niceness, as nice(1) has it, is from now on at least this.
-///
-/// Only Linux has one for each thread; elsewhere this does nothing.
-#[cfg(target_os = "linux")]
-pub fn stand_back(niceness: u8) {
-    // Without an id both are about the calling thread.
-    let outcome = rustix::process::getpriority_process(None).and_then(|own| match i32::from(niceness) {
-        wanted if wanted > own => rustix::process::setpriority_process(None, wanted),
-        _ => Ok(()),
-    });
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a thread keeps its priority");
-    }
-}
-
-/// As on Linux, where threads have priorities.
-#[cfg(not(target_os = "linux"))]
-pub fn stand_back(_: u8) {}
 
 /// The processors this process may use.
 #[cfg(target_os = "linux")]
@@ -89,19 +87,13 @@ fn pin(_: usize) {}
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-
-    fn niceness() -> i32 {
-        rustix::process::getpriority_process(None).expect("the thread has a priority")
-    }
+    use crate::urgency::niceness;
 
     #[test]
     fn threads_that_compute_stand_back_and_those_that_start_them_do_not() {
         let before = niceness();
         let wanted = (before + 3).min(19);
-        let threads = Threads::start(Some(1), false, wanted as u8).unwrap();
+        let threads = Threads::start("test", Some(1), false, wanted as u8).unwrap();
         assert_eq!((threads.run(niceness), niceness()), (wanted, before));
-        // Who was told to stand back further already stays there.
-        threads.run(|| stand_back(0));
-        assert_eq!(threads.run(niceness), wanted);
     }
 }

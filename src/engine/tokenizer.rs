@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::Encoding;
 
+use super::threads::Threads;
 use super::{EngineError, Token, Tokenizer};
 use crate::domain::{Tokens, Truncation, TruncationDirection};
 
@@ -28,6 +29,8 @@ pub(super) struct ModelTokenizer {
     cuts: Cuts,
     /// About how long its pieces are.
     piece_bytes: usize,
+    /// What several texts are tokenised on.
+    threads: Threads,
 }
 
 /// Where a text may be cut so that its pieces have the ids that the whole has. [`Cuts::of`] says why.
@@ -171,7 +174,7 @@ fn is_letter(character: char) -> bool {
 }
 
 impl ModelTokenizer {
-    pub(super) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self, EngineError> {
+    pub(super) fn from_bytes(bytes: &[u8], path: &Path, threads: Threads) -> Result<Self, EngineError> {
         let invalid =
             |error: tokenizers::Error| EngineError::Invalid { path: path.to_owned(), reason: error.to_string() };
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(invalid)?;
@@ -179,7 +182,7 @@ impl ModelTokenizer {
         inner.with_truncation(None).map_err(invalid)?;
         let special_count = inner.encode_fast("", true).map_err(invalid)?.len();
         let cuts = Cuts::of(&inner);
-        Ok(Self { inner, special_count, cuts, piece_bytes: PIECE_BYTES })
+        Ok(Self { inner, special_count, cuts, piece_bytes: PIECE_BYTES, threads })
     }
 
     fn tokenize_one(&self, text: &str, prompt: &str, truncation: Truncation) -> Result<Tokens, EngineError> {
@@ -266,7 +269,9 @@ impl Tokenizer for ModelTokenizer {
     fn tokenize(&self, texts: &[&str], prompt: &str, truncation: Truncation) -> Result<Vec<Tokens>, EngineError> {
         match texts {
             [text] => Ok(vec![self.tokenize_one(text, prompt, truncation)?]),
-            _ => texts.par_iter().map(|text| self.tokenize_one(text, prompt, truncation)).collect(),
+            _ => {
+                self.threads.run(|| texts.par_iter().map(|text| self.tokenize_one(text, prompt, truncation)).collect())
+            }
         }
     }
 
@@ -301,6 +306,7 @@ impl Tokenizer for ModelTokenizer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Options;
     use super::*;
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
@@ -310,7 +316,8 @@ mod tests {
         let path = folder.join("tokenizer.json");
         let mut file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         change(&mut file);
-        ModelTokenizer::from_bytes(&serde_json::to_vec(&file).unwrap(), &path).unwrap()
+        let threads = Threads::to_tokenize(&Options::default()).unwrap();
+        ModelTokenizer::from_bytes(&serde_json::to_vec(&file).unwrap(), &path, threads).unwrap()
     }
 
     fn of(family: &str) -> ModelTokenizer {

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::error::StoreError;
 use super::side::{self, Side};
 use crate::domain::{Key, TokenKey};
+use crate::urgency::{BACKGROUND, stand_back};
 
 /// The most token keys that wait to be written.
 const PENDING_MAX: usize = 65_536;
@@ -104,7 +105,10 @@ impl Aliases {
         let worker = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("store-aliases".into())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                stand_back(BACKGROUND);
+                worker.run();
+            })
             .map_err(StoreError::io("start the thread that writes token keys to", &path))?;
         Ok(Self { shared, thread: Some(thread) })
     }

@@ -20,6 +20,7 @@ use super::error::StoreError;
 use super::record::Record;
 use super::side::{Side, failed};
 use crate::domain::Pattern;
+use crate::urgency::{BACKGROUND, stand_back};
 
 /// Entries erased at a time: writes get their turn in between.
 const ERASED_AT_ONCE: usize = 4096;
@@ -158,6 +159,7 @@ impl Sweeper {
     fn wake(&self, thread: &mut Option<JoinHandle<()>>) {
         let (core, stop, before) = (Arc::clone(&self.core), Arc::clone(&self.stop), thread.take());
         let run = move || {
+            stand_back(BACKGROUND);
             // A panic there was said there.
             let _ = before.map(JoinHandle::join);
             while let Some((number, sentence)) = core.space.condemned.first() {

@@ -9,6 +9,7 @@ use super::config::Upkeep;
 use super::core::Core;
 use super::error::StoreError;
 use super::record::RECORD_BYTES;
+use crate::urgency::{BACKGROUND, stand_back};
 
 /// How often the scrubber takes its share.
 const SCRUB_EVERY: Duration = Duration::from_millis(250);
@@ -25,6 +26,7 @@ impl Upkeeper {
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let (shared, core, path) = (Arc::clone(&stop), Arc::clone(core), core.space.path.clone());
         let run = move || {
+            stand_back(BACKGROUND);
             let mut swept = Instant::now();
             let mut scrubbed = Instant::now();
             loop {

@@ -14,6 +14,7 @@ use crate::batch::Embedder;
 use crate::domain::{Key, Namespace};
 use crate::reuse::{Audit, Calibration, CertificateId, Matcher, Miss, Options, Table, calibrate};
 use crate::store::Store;
+use crate::urgency::{BACKGROUND, stand_back};
 
 /// How long changes wait to be written together.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -385,6 +386,7 @@ impl State {
         let (table, events, is_kept) = (self.table.clone(), self.events.clone(), kept.is_some());
         self.calibrating |= !is_kept;
         let work = move || {
+            stand_back(BACKGROUND);
             let table = table.map_or_else(|| distil::table(&embedder, &path).map(Arc::new), Ok);
             let pieces = vocabulary(&embedder);
             drop(embedder);

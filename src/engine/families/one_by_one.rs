@@ -1,4 +1,4 @@
-//! Networks that are not BERT-shaped: one text at a time, texts side by side on rayon's threads.
+//! Networks that are not BERT-shaped: one text at a time, texts side by side on threads of its own.
 //!
 //! Nothing is padded and no text meets another, so a text's vector is the same to the bit in every batch.
 
@@ -6,6 +6,7 @@ use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use super::super::pooling::pool;
+use super::super::threads::Threads;
 use super::super::{Engine, EngineError, check_not_empty};
 use crate::domain::Pooling;
 
@@ -22,6 +23,7 @@ pub(in super::super) trait Network: Send + Sync {
 pub(in super::super) struct OneByOne {
     pub(in super::super) network: Box<dyn Network>,
     pub(in super::super) pooling: Pooling,
+    pub(in super::super) threads: Threads,
 }
 
 impl Engine for OneByOne {
@@ -36,9 +38,10 @@ impl Engine for OneByOne {
             let size = tokens.dim(1)?;
             Ok(pool(&tokens.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?, size, self.pooling))
         };
-        match batch {
+        // One text's multiplications are spread over them, too.
+        self.threads.run(|| match batch {
             [one] => Ok(vec![vector(one)?]),
             many => many.par_iter().map(vector).collect(),
-        }
+        })
     }
 }

@@ -29,6 +29,7 @@ use super::calibrate::calibrate;
 use super::segment::{Breadths, LINKS, NODES_MAX, Segment};
 use super::snapshot::Snapshots;
 use super::{GraphOptions, Segments};
+use crate::urgency::{BACKGROUND, stand_back};
 
 /// Rows that speeds are measured on; below it no graph is thought of.
 const PROBE_ROWS: usize = 4096;
@@ -40,10 +41,6 @@ const HOP: usize = LINKS / 2;
 const COMPARED_A_DOUBLING: f64 = 120.0;
 /// A segment is built anew when one row in so many of it is dead.
 const DEAD_ONE_IN: usize = 4;
-/// How low the thread's priority is, of 0 to 19.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
-
 /// The thread's handle.
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
@@ -205,11 +202,7 @@ impl Shared {
     }
 
     fn run(&self) {
-        // Searches and the engine go first.
-        #[cfg(target_os = "linux")]
-        if let Err(error) = rustix::process::nice(NICENESS) {
-            tracing::debug!(%error, "the graph's thread keeps its priority");
-        }
+        stand_back(BACKGROUND);
         self.restore();
         let mut compared = COMPARED_A_DOUBLING;
         while self.goes_on() {

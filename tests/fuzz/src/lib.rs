@@ -10,6 +10,8 @@
 pub mod domain;
 #[path = "../../../src/store/mod.rs"]
 pub mod store;
+#[path = "../../../src/urgency.rs"]
+pub mod urgency;
 
 pub mod format;
 pub mod open_side;
