@@ -60,6 +60,14 @@ class Service(Node):
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.id}/fd"))
 
+    def threads(self):
+        """Of each thread its name, its niceness, and the seconds of a processor it has had."""
+        for stat in Path(f"/proc/{self.id}/task").glob("*/stat"):
+            with contextlib.suppress(FileNotFoundError):
+                before, _, after = stat.read_text().rpartition(")")
+                fields = after.split()
+                yield before.partition("(")[2], int(fields[16]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def log(self):
         return (Path(self.folder) / "log").read_text(errors="replace")
 
