@@ -68,6 +68,12 @@ impl Condemned {
         Ok(())
     }
 
+    /// The last sequence number that a sentence reaches. Entries to come are to have later ones.
+    pub(super) fn last_sequence(&self) -> u64 {
+        let sentences = self.sentences.read().unwrap_or_else(PoisonError::into_inner);
+        sentences.iter().map(|(_, sentence)| sentence.until).max().unwrap_or(0)
+    }
+
     fn change(&self, change: impl FnOnce(&mut Vec<(u64, Sentence)>)) {
         let mut sentences = self.sentences.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut sentences);
@@ -175,11 +181,13 @@ impl Sweeper {
                         return;
                     }
                 }
-                if let Err(error) = core.side.remove_sentence(number) {
+                // First here, then on disk: a number that is free there may be another sentence's at once. And on disk not before what
+                // was erased is gone from there.
+                core.space.condemned.change(|all| all.retain(|(other, _)| *other != number));
+                if let Err(error) = core.syncer.settle().and_then(|()| core.side.remove_sentence(number)) {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "what was erased will be looked for again at the next start");
                 }
-                core.space.condemned.change(|all| all.retain(|(other, _)| *other != number));
             }
         };
         match std::thread::Builder::new().name("store-sweep".into()).spawn(run) {

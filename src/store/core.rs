@@ -15,7 +15,7 @@ use super::header;
 use super::info::Info;
 use super::layout::Slot;
 use super::record::{RECORD_BYTES, Record};
-use super::side::{Attachment, Side};
+use super::side::{Attachment, Side, failed};
 use super::snapshot;
 use super::space::Space;
 use super::sync::{IntervalSync, Syncer};
@@ -303,6 +303,7 @@ impl Core {
         let mut writer = self.writer();
         self.mend()?;
         writer.clear_quarantine()?;
+        self.end_condemned(&mut writer, entries)?;
         self.attach(entries, now)?;
         let mut bounds: BTreeMap<u32, Option<u64>> = BTreeMap::new();
         if writer.has_bounds() || entries.iter().any(|entry| entry.quota.is_some()) {
@@ -340,6 +341,21 @@ impl Core {
             numbers.push(number);
         }
         Ok(numbers)
+    }
+
+    /// Erases what is condemned under the keys of entries to come, which would be taken to have its tags and its payload.
+    fn end_condemned(&self, writer: &mut Writer, entries: &[NewEntry<'_>]) -> Result<(), StoreError> {
+        let is_condemned =
+            |key: &Key| self.space.find(key).is_some_and(|slot| self.space.condemned.has(self.space.map.record(slot)));
+        let condemned: Vec<Key> = entries.iter().map(|entry| entry.key).filter(is_condemned).collect();
+        if condemned.is_empty() {
+            return Ok(());
+        }
+        writer.remove(&condemned)?;
+        // Before what the new entries have is attached to the same keys.
+        self.side
+            .write(|transaction| self.side.detach(transaction, &condemned))
+            .map_err(failed("write", &self.side.path))
     }
 
     /// Writes entries' tags and payloads to the side store.

@@ -149,7 +149,7 @@ impl Store {
         let (file, disk) = (opened.file, opened.disk);
         let remembered = snapshot::read(&mut space, &file);
         let space = Arc::new(space);
-        let writer = match remembered {
+        let mut writer = match remembered {
             Some(remembered) => Writer::remember(Arc::clone(&space), Arc::clone(&disk), remembered),
             None => Writer::recover(Arc::clone(&space), Arc::clone(&disk), file::used_slots(&file, &layout)),
         };
@@ -163,6 +163,7 @@ impl Store {
             reserve_namespaces(&space, &side);
         }
         space.condemned.begin(&side)?;
+        writer.go_on_after(space.condemned.last_sequence());
         let shared = Arc::clone(&space);
         let is_live = Box::new(move |key: &Key| shared.read().find(key).is_some());
         let aliases = Aliases::start(Arc::clone(&side), &name, config::aliases_max(layout.capacity), is_live)?;

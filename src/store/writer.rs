@@ -199,6 +199,11 @@ impl Writer {
         self.last_sequence = self.last_sequence.max(record.sequence());
     }
 
+    /// Gives entries to come sequence numbers after this one. Those of entries that are gone are not known after a start.
+    pub(super) fn go_on_after(&mut self, sequence: u64) {
+        self.last_sequence = self.last_sequence.max(sequence);
+    }
+
     /// Writes entries whose keys are distinct, and publishes them; an older entry of the same key is erased. Chunks of
     /// at most the capacity. On an error none of them is published.
     pub(super) fn put(&mut self, drafts: &[Draft<'_>], now: u32) -> Result<(), StoreError> {

@@ -112,6 +112,51 @@ fn what_is_condemned_by_a_pattern_is_gone_whichever_of_its_tags_matches() {
     assert_eq!(there(&store).len() as u32, ENTRIES - ENTRIES / 10);
 }
 
+#[test]
+fn a_new_entry_has_nothing_of_the_condemned_one_under_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), u64::from(ENTRIES) + 8);
+    put_tagged(&store);
+    let (namespace, unit, tags) = (Namespace::default(), row(0, 1), ["even".to_owned()]);
+    let put = |payload, tags| {
+        let entry = NewEntry { payload, tags, replace: true, ..NewEntry::new(key(0), &unit, 1.0, &namespace) };
+        store.put_many(&[entry], NOW).unwrap();
+    };
+    for (payload, later) in [(None, &[][..]), (None, &["other".to_owned()][..]), (Some("new"), &[][..])] {
+        put(Some("old"), &tags);
+        // Nothing is swept before the next put.
+        let sweeping = store.core.writer();
+        let until = sweeping.figures().last_sequence;
+        drop(sweeping);
+        let sentence = Sentence { tags: tags.to_vec(), pattern: None, until, before: None };
+        let number = store.core.side.add_sentence(&sentence).unwrap();
+        store.core.space.condemned.begin(&store.core.side).unwrap();
+        assert!(!is_there(&store, 0) && is_there(&store, 1));
+        put(payload, later);
+        store.core.side.remove_sentence(number).unwrap();
+        store.core.space.condemned.begin(&store.core.side).unwrap();
+        assert_eq!((store.payload(&key(0)).as_deref(), store.tags(&key(0))), (payload, later.to_vec()));
+    }
+}
+
+#[test]
+fn what_is_written_after_a_restart_is_not_condemned_by_what_was_said_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path(), 8);
+    let (namespace, unit, tags) = (Namespace::default(), row(1, 0), ["t".to_owned()]);
+    let entry = |number| NewEntry { tags: &tags, ..NewEntry::new(key(number), &unit, 1.0, &namespace) };
+    store.put_many(&[entry(1), entry(2), entry(3)], NOW).unwrap();
+    let until = store.last_sequence();
+    // The newest were erased before the sentence was forgotten: what is left does not say how far the numbers had come.
+    store.remove_many(&[key(2), key(3)]).unwrap();
+    let sentence = Sentence { tags: tags.to_vec(), pattern: None, until, before: Some(NOW) };
+    store.core.side.add_sentence(&sentence).unwrap();
+    drop(store);
+    let store = open(folder.path(), 8);
+    store.put_many(&[entry(4)], NOW - 10).unwrap();
+    assert!(is_there(&store, 4) && store.last_sequence() > until);
+}
+
 /// A sentence is kept as it was meant, for the next run.
 #[test]
 fn a_sentence_with_pattern_and_moment_reads_back() {
