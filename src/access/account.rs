@@ -100,6 +100,8 @@ pub struct Left {
 pub struct Adding {
     account: Arc<Account>,
     entries: u64,
+    /// With those that others were about to add.
+    total: u64,
 }
 
 impl Account {
@@ -196,20 +198,11 @@ impl Account {
         }
     }
 
-    /// Room for so many entries of so many bytes each, beside `entries` and `bytes` that it has.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn add(self: &Arc<Self>, more: u64, more_bytes: u64, entries: u64, bytes: u64) -> Result<Adding, Exceeded> {
-        let adding = self.adding.fetch_add(more, Ordering::Relaxed) + more;
-        let room = Adding { account: Arc::clone(self), entries: more };
-        if let Some(limit) = self.limits.entries_max.filter(|limit| entries + adding > *limit) {
-            return Err(self.over("entries", limit, None));
-        }
-        if let Some(limit) = self.limits.bytes_max.filter(|limit| bytes + adding * more_bytes > *limit) {
-            return Err(self.over("bytes", limit, None));
-        }
-        Ok(room)
+    /// Entries that are to come. To be said before it is counted what there is: else those that arrive in between would be counted by nobody.
+    #[must_use]
+    pub fn adding(self: &Arc<Self>, more: u64) -> Adding {
+        let total = self.adding.fetch_add(more, Ordering::Relaxed) + more;
+        Adding { account: Arc::clone(self), entries: more, total }
     }
 
     /// What is left of its rates.
@@ -229,6 +222,23 @@ impl Account {
     /// Counts a request that was over a limit.
     pub fn refused(&self) {
         self.figures.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Adding {
+    /// Whether there is room for them, of so many bytes each, beside `entries` and `bytes` that are there.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn check(&self, entry_bytes: u64, entries: u64, bytes: u64) -> Result<(), Exceeded> {
+        let Self { account, total, .. } = self;
+        if let Some(limit) = account.limits.entries_max.filter(|limit| entries + total > *limit) {
+            return Err(account.over("entries", limit, None));
+        }
+        if let Some(limit) = account.limits.bytes_max.filter(|limit| bytes + total * entry_bytes > *limit) {
+            return Err(account.over("bytes", limit, None));
+        }
+        Ok(())
     }
 }
 
@@ -268,14 +278,20 @@ mod tests {
     #[test]
     fn room_is_kept_for_what_others_are_about_to_add() {
         let account = Arc::new(Account::new("a", Limits { bytes_max: Some(1000), ..limits(10) }, Arc::default()));
-        let first = account.add(6, 100, 0, 0).unwrap();
-        assert_eq!(account.add(5, 100, 0, 0).unwrap_err().what, "entries");
-        let second = account.add(4, 100, 0, 0).unwrap();
+        let first = account.adding(6);
+        first.check(100, 0, 0).unwrap();
+        assert_eq!(account.adding(5).check(100, 0, 0).unwrap_err().what, "entries");
+        let second = account.adding(4);
+        second.check(100, 0, 0).unwrap();
+        // Those that arrive while it is counted are counted by one or the other.
+        let counted_before = account.adding(1);
         drop(first);
-        assert_eq!(account.add(4, 100, 3, 300).unwrap_err().limit, 10);
-        assert_eq!(account.add(3, 200, 3, 600).unwrap_err().what, "bytes");
+        assert_eq!(counted_before.check(100, 0, 0).unwrap_err().what, "entries");
+        drop(counted_before);
+        assert_eq!(account.adding(4).check(100, 3, 300).unwrap_err().limit, 10);
+        assert_eq!(account.adding(3).check(200, 3, 600).unwrap_err().what, "bytes");
         drop(second);
-        assert!(account.add(10, 100, 0, 0).is_ok());
+        assert!(account.adding(10).check(100, 0, 0).is_ok());
     }
 
     #[test]

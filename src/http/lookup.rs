@@ -186,6 +186,10 @@ fn asked_keys(call: &Call, bytes: &[u8]) -> Result<Asked, Error> {
         }
         (None, Some(keys)) => {
             keys.check("keys", shared.config.batch_texts_max)?;
+            // A record of the tier does not say whose it is: what a key stands for is known of texts alone.
+            if elsewhere.is_some() && call.caller.reach().tenant().is_some() {
+                return Err(Error::invalid("remote", "a tenant's key asks the shared tier with inputs, not with keys"));
+            }
             Ok(Asked { keys: parsed_keys(keys)?, models: pipeline::models(call, model)?, elsewhere })
         }
         (None, None) => Err(Error::invalid("body", "inputs or keys is needed")),

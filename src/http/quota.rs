@@ -99,6 +99,10 @@ pub(super) async fn room(call: &Call, request: &mut Request<'_>) -> Result<Room,
     let Some(account) = call.caller.account().filter(|_| request.mode != Mode::Only) else {
         return Ok(Room::Enough(None));
     };
+    if request.namespace.tenant() != account.tenant() {
+        // What is pinned is never evicted: in a namespace of others only policies say so.
+        request.pinned = None;
+    }
     if let Err(quota) = may_compute(call) {
         return from_cache_alone(request, quota);
     }
@@ -118,11 +122,12 @@ pub(super) async fn room(call: &Call, request: &mut Request<'_>) -> Result<Room,
     if !account.bounds_entries() {
         return Ok(Room::Enough(None));
     }
+    let adding = account.adding(request.inputs.len() as u64);
     let entry_bytes = models.iter().map(|model| model.cache.entry_bytes()).max().unwrap_or(0);
     let counting = call.blocking(move || models.iter().map(|model| model.cache.holdings(&tenant)).sum());
     let Holdings { entries, bytes } = counting.await?;
-    match account.add(request.inputs.len() as u64, entry_bytes, entries, bytes) {
-        Ok(adding) => Ok(Room::Enough(Some(adding))),
+    match adding.check(entry_bytes, entries, bytes) {
+        Ok(()) => Ok(Room::Enough(Some(adding))),
         Err(exceeded) => from_cache_alone(request, Error::Quota(exceeded)),
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cache::policy::TTL_SECONDS_MAX;
-use crate::cache::{self, Cursor, HITS_MAX, Inputs, QueryVectors, Search, Searched};
+use crate::cache::{self, Cursor, HITS_MAX, Inputs, Search, Searched};
 use crate::domain::{Key, ParseKeyError};
 
 use super::accept;
@@ -144,9 +144,10 @@ pub(super) async fn search(call: Call, request: Request) -> Result<Answered, Err
         };
         quota::may_compute(&call)?;
         let bill = Bill::open(&call, request.inputs);
-        let QueryVectors { vectors, tokens_computed } = call.in_time(cache.query_vectors(request)).await??;
-        bill.into_iter().for_each(|bill| bill.settle_tokens(tokens_computed));
-        vectors
+        let computed = call.in_time(cache.query_vectors(request)).await?;
+        let tokens = computed.as_ref().map_or(0, |computed| computed.tokens_computed);
+        bill.into_iter().for_each(|bill| bill.settle_tokens(tokens));
+        computed?.vectors
     } else if let Some(keys) = &asked.keys {
         cache.within(call.caller.reach()).stored_vectors(&parsed_keys(keys)?)?
     } else {

@@ -76,6 +76,11 @@ async fn tokens_are_paid_for_when_they_were_computed_and_hits_are_free() {
     for body in [json!({ "inputs": "x", "cache": "bypass" }), json!({ "inputs": inputs[0], "cache": "refresh" })] {
         tei(&keyed.post("a", "/embed", &body.to_string()).await, 429, &["tokens a second"]);
     }
+    // What is refused before anything is computed costs nothing.
+    let fresh = limited(Limits { tokens_per_second: Some(10), ..Limits::default() });
+    let body = json!({ "inputs": inputs, "prompt_name": "none such" }).to_string();
+    problem(&fresh.post("a", "/search", &body).await, 422, &["none such"]);
+    assert_eq!(embed(&fresh, "a", "another").await.status, StatusCode::OK);
     // What it has it may go on using.
     assert_eq!(keyed.post("a", "/embed", &all).await.status, StatusCode::OK);
     assert_eq!(embed(&keyed, "b", "another").await.status, StatusCode::OK);
@@ -157,4 +162,16 @@ async fn namespaces_are_bounded_because_each_is_kept_for_ever() {
     tei(&ask("a", "y").await, 429, &["2 namespaces"]);
     assert_eq!((ask("a", "shared").await.status, ask("b", "y").await.status), (StatusCode::OK, StatusCode::OK));
     assert_eq!(ask("a", "x").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_a_tenant_asks_to_be_pinned_is_in_its_own_namespaces_only() {
+    let keyed = limited(Limits { entries_max: Some(10), ..Limits::default() });
+    for (id, namespace, pinned) in [("a", "shared", false), ("a", "x", true), ("operator", "shared", true)] {
+        let body = json!({ "inputs": id, "namespace": namespace, "pinned": true }).to_string();
+        let got = keyed.post(id, "/embed?details=true", &body).await;
+        let key = got.json()["items"][0]["key"].as_str().unwrap().to_owned();
+        let facts = keyed.get("operator", &format!("/entries/{key}")).await.json();
+        assert_eq!(facts["pinned"], json!(pinned), "{id}, {namespace}: {facts}");
+    }
 }

@@ -13,6 +13,7 @@ use vecmemo::engine::{Engine, EngineError, Model};
 use vecmemo::http::{Config, Service};
 
 use super::keys::{Keyed, Wanted, keys};
+use super::refusals::problem;
 use super::{Bench, DIMS, Got, cache_of, model};
 
 const WORK: &[Scope] = &[Scope::Embed, Scope::Search, Scope::Invalidate];
@@ -129,6 +130,11 @@ async fn a_key_of_another_tenant_leads_to_nothing() {
         (&json!(["t"]), &json!("theirs"), &json!("x"))
     );
     assert_eq!(keyed.get("operator", &format!("/entries/{key}")).await.status, StatusCode::OK);
+    // Nor through the shared tier, whose records do not say whose they are.
+    for id in ["a", "b"] {
+        let got = keyed.post(id, "/lookup", &json!({ "keys": [key], "remote": true }).to_string()).await;
+        problem(&got, 422, &["remote", "inputs"]);
+    }
     // In one request with keys of one's own, too: each row in its place.
     let own = keep(&keyed, "b", json!({ "inputs": ["mine"] })).await.remove(0);
     let body = json!({ "keys": [key, own, never, own] }).to_string();
