@@ -82,7 +82,8 @@ pub use self::stream::{Consumer, Handled, Handler, Stream};
 pub use self::survey::{Server, Survey};
 pub use self::url::{Address, Url, UrlError};
 
-/// The most notices kept for servers that are away; past it they become one that means everything.
+/// The most notices kept for servers that are away; past it those of each tenant become one, and the others one that means everything
+/// if they alone are half as many.
 const PENDING_MAX: usize = 4096;
 /// How many records are forgotten at a time.
 const WORK_AT_ONCE: usize = 128;
@@ -453,8 +454,8 @@ impl Tier {
             let mut notices = core.notices_mut();
             let parts = log::parts(notice);
             if notices.pending_len() + parts.len() > PENDING_MAX {
-                parts.iter().take(1).for_each(|part| _ = notices.push_pending(part.to_text().into()));
-                notices.collapse_pending()
+                parts.iter().for_each(|part| _ = notices.push_pending(part.to_text().into()));
+                notices.collapse_pending(PENDING_MAX / 2)
             } else {
                 parts.iter().map(|part| notices.push_pending(part.to_text().into())).max().unwrap_or(0)
             }

@@ -369,11 +369,27 @@ impl Notices {
         self.pending.len()
     }
 
-    /// Makes one of all that wait to be sent: it says more than they did.
-    pub(super) fn collapse_pending(&mut self) -> u64 {
-        let soft = self.pending.iter().all(|pending| pending.notice.soft);
-        self.pending.clear();
-        self.push_pending(Notice::everything(soft).to_text().into())
+    /// Makes one of all that wait to be sent and mean a tenant's entries alone, for each tenant; and one of all others, if those alone are
+    /// more than `others_max`. It says more than they did, and of nobody else.
+    pub(super) fn collapse_pending(&mut self, others_max: usize) -> u64 {
+        let mut owners: BTreeMap<String, bool> = BTreeMap::new();
+        self.pending.retain(|Pending { notice, .. }| {
+            let of_namespace = || notice.namespace.as_ref().map(|namespace| namespace.tenant().to_owned());
+            let Some(owner) = notice.tenant.clone().or_else(of_namespace) else { return true };
+            let soft = owners.entry(owner).or_insert(true);
+            *soft &= notice.soft;
+            false
+        });
+        if self.pending.len() > others_max {
+            let soft = self.pending.iter().all(|pending| pending.notice.soft) && owners.values().all(|soft| *soft);
+            self.pending.clear();
+            return self.push_pending(Notice::everything(soft).to_text().into());
+        }
+        for (tenant, soft) in owners {
+            let notice = Notice { tenant: Some(tenant), all: true, soft, ..Notice::default() };
+            self.push_pending(notice.to_text().into());
+        }
+        self.tickets
     }
 }
 
@@ -532,11 +548,29 @@ mod tests {
         notices.push_pending(r#"{"v":1,"tags":["a"]}"#.into());
         assert!(notices.outdate(&subject, &tagged(Epoch::MAX, &["a"])));
         assert!(!notices.outdate(&subject, &tagged(0, &["b"])));
-        notices.collapse_pending();
+        notices.collapse_pending(0);
         assert_eq!(notices.pending_len(), 1);
         assert!(notices.outdate(&subject, &tagged(0, &["b"])));
         assert_eq!(notices.pop_pending(), Some(2));
         assert!(!notices.outdate(&subject, &tagged(0, &["a"])));
+    }
+
+    #[test]
+    fn too_many_notices_become_one_for_each_tenant_and_mean_nothing_of_the_others() {
+        let mut notices = Notices::default();
+        let one = |tag: &str| Notice { tags: vec![tag.into()], soft: true, ..Notice::default() };
+        let of = |tenant: &str, tag: &str| Notice { tenant: Some(tenant.into()), ..one(tag) };
+        let namespace = Some(Namespace::qualified("b/n").unwrap());
+        let hard = Notice { namespace, soft: false, ..one("y") };
+        for notice in [of("a", "x"), of("a", "z"), one("everybody's"), hard] {
+            notices.push_pending(notice.to_text().into());
+        }
+        let last = notices.collapse_pending(1);
+        let all = |tenant: &str, soft| Notice { tenant: Some(tenant.into()), all: true, soft, ..Notice::default() };
+        let expected = [one("everybody's"), all("a", true), all("b", false)].map(|notice| notice.to_text());
+        assert_eq!(notices.pending().iter().map(|text| text.to_string()).collect::<Vec<_>>(), expected);
+        let tickets: Vec<u64> = std::iter::from_fn(|| notices.pop_pending()).collect();
+        assert_eq!(tickets.last(), Some(&last));
     }
 
     #[test]
