@@ -128,6 +128,8 @@ pub struct Embedded {
 struct Wish {
     /// Under the other model.
     key: Key,
+    /// Under this one.
+    key_from: Key,
     text: String,
     common: Common,
     payload: Option<String>,
@@ -172,6 +174,7 @@ impl Asked {
     fn wish(&self, index: usize, key: Key, entry: Option<&Entry>, from: &Cache, key_from: &Key) -> Wish {
         Wish {
             key,
+            key_from: *key_from,
             text: self.texts[index].clone(),
             payload: entry.and_then(|_| from.payload(key_from)),
             common: Common {
@@ -358,10 +361,12 @@ impl Migration {
             }
             self.wait_for_quiet().await;
             let keys: Vec<Key> = wishes.iter().map(|wish| wish.key).collect();
-            // A list may have brought some meanwhile.
-            let there = self.to.lookup(&keys);
-            let missing = wishes.into_iter().zip(&there).filter(|(_, there)| there.is_none()).map(|(wish, _)| wish);
-            self.grant(missing.collect()).await;
+            // A list may have brought some meanwhile; and what was invalidated or erased here while it waited is not to be there.
+            let keys_from: Vec<Key> = wishes.iter().map(|wish| wish.key_from).collect();
+            let (there, here) = (self.to.lookup(&keys), self.from.lookup(&keys_from));
+            let wanted = wishes.into_iter().zip(there.iter().zip(&here));
+            let wanted = wanted.filter(|(_, (there, here))| there.is_none() && here.is_some()).map(|(wish, _)| wish);
+            self.grant(wanted.collect()).await;
             self.lock().release(&keys);
         }
     }
@@ -544,7 +549,8 @@ mod tests {
             expires: None,
             pinned: false,
         };
-        Wish { key: Key::from_bytes([number; 32]), text: "x".repeat(bytes), common, payload: None }
+        let key = Key::from_bytes([number; 32]);
+        Wish { key, key_from: key, text: "x".repeat(bytes), common, payload: None }
     }
 
     #[test]

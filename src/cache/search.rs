@@ -176,9 +176,9 @@ impl Searchable {
     /// was, of those that are in memory, or files.
     pub(super) fn forget_gone(&self, store: &Store) -> std::io::Result<usize> {
         self.repeated.forget();
-        let (count, files) = match self.index.get() {
-            Some(index) => index.forget_gone(),
-            // What of it is gone is not known before it is read.
+        let (count, files) = match self.index.get().and_then(|index| index.forget_gone()) {
+            Some(forgotten) => forgotten,
+            // What of it is gone is not known before it is read; where no graph is kept, it may be another start's.
             None => {
                 let files = graph_files(&store.derived())?;
                 (files.len(), files)

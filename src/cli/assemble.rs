@@ -65,9 +65,10 @@ fn catalogue_of(settings: &Settings, loads: bool) -> anyhow::Result<Catalogue> {
         seen.push(card);
         caches.push(cache_of(loaded, model, &folder, settings, tier.as_ref())?);
     }
-    tier.iter().for_each(SharedTier::begin);
     let catalogue = Catalogue::kept_in(folder, caches)?;
     catalogue.set_event_rules(settings.events.clone());
+    // Last: what was erased elsewhere while this was not there is told at once, to those that can erase it here.
+    tier.iter().for_each(SharedTier::begin);
     Ok(catalogue)
 }
 

@@ -187,8 +187,8 @@ impl Index {
     /// Has nothing of rows that are gone left in the graph: parts of it that have any are given up, and what is built of rows copied
     /// before this is not kept. Answers how many parts that were, and which files are of no use any more; they are the caller's to
     /// remove. The rows that are there are scanned until they are built in again, in the background.
-    pub fn forget_gone(&self) -> (usize, Vec<std::path::PathBuf>) {
-        self.graph.as_ref().map(Graph::forget_gone).unwrap_or_default()
+    pub fn forget_gone(&self) -> Option<(usize, Vec<std::path::PathBuf>)> {
+        self.graph.as_ref().map(Graph::forget_gone)
     }
 
     /// Waits until the graph that is to be built, of the rows that there are, is built.

@@ -165,7 +165,7 @@ pub(super) fn used_rows(file: &File, layout: &Layout) -> Vec<std::ops::Range<Slo
 }
 
 /// Which items of a stride, in a part of a file, may hold anything. An item that two ranges share is in the first of them.
-fn used(file: &File, part: std::ops::Range<u64>, stride: u64) -> Vec<std::ops::Range<Slot>> {
+pub(super) fn used(file: &File, part: std::ops::Range<u64>, stride: u64) -> Vec<std::ops::Range<Slot>> {
     let mut ranges: Vec<std::ops::Range<Slot>> = Vec::new();
     let (mut from, end) = (part.start, part.end);
     let all = 0..((end - from) / stride) as Slot;

@@ -140,6 +140,9 @@ impl Store {
         let layout = Layout::new(dims, config.capacity_for(dims)?)?;
         let seat = folder.take_seat(model)?;
         let files = folder.files();
+        // Entries that were being copied when a process ended: what is erased is not to go on there.
+        let copied = file::path_of(folder.path(), model).with_extension("space.new");
+        shred::shred(&copied).map_err(StoreError::io("remove", &copied))?;
         let opened = file::open(&**files, folder.path(), model, &layout)?;
         let path = opened.path;
         let map = Map::new(&opened.file, &path, layout).map_err(StoreError::io("map", &path))?;

@@ -14,6 +14,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::file::used;
+
 /// How many bytes are overwritten at a time.
 const BYTES_AT_ONCE: usize = 1 << 20;
 
@@ -28,11 +30,12 @@ pub(crate) fn shred(path: &Path) -> io::Result<()> {
     };
     let len = file.metadata()?.len();
     let zeros = vec![0; BYTES_AT_ONCE.min(len as usize)];
-    let mut at = 0;
-    while at < len {
-        let count = (len - at).min(BYTES_AT_ONCE as u64);
+    // Holes have nothing to overwrite, and the disk may have no room for them. The last block is one that `used` does not count.
+    let blocks = len.next_multiple_of(BYTES_AT_ONCE as u64);
+    for block in used(&file, 0..blocks, BYTES_AT_ONCE as u64).into_iter().flatten() {
+        let at = u64::from(block) * BYTES_AT_ONCE as u64;
+        let count = len.saturating_sub(at).min(BYTES_AT_ONCE as u64);
         file.write_all_at(&zeros[..count as usize], at)?;
-        at += count;
     }
     file.sync_all()?;
     std::fs::remove_file(path)?;

@@ -361,6 +361,35 @@ fn cached(server: &Server) -> Vec<bool> {
     answer["items"].as_array().unwrap().iter().map(|item| item["cached"] == json!(true)).collect()
 }
 
+/// An erasure as a machine knows it; nothing as long as it does not.
+fn of(server: &Server, id: &str) -> Value {
+    let answer = server.client().get(&format!("/erasures/{id}"));
+    answer.ok().filter(|(status, _)| *status == 200).map_or(Value::Null, |(_, text)| parsed(&text))
+}
+
+#[test]
+fn what_is_erased_while_a_machine_is_down_is_erased_there_when_it_starts() {
+    if !live::available() {
+        return;
+    }
+    let redis = live::Server::start(&[]);
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let data = folders[1].path().join("data");
+    let [one, mut other] = folders.each_ref().map(|folder| machine(folder.path(), &redis));
+    let item = store_person(&one);
+    until("the writes", || one.metric("vecmemo_remote_queue_records") == 0.0);
+    post(&other, "/embed", &json!({ "inputs": [TEXT] }));
+    assert!(cached(&other)[0] && found(&data, &traces(&folders[0].path().join("data"), &item)).contains_key("row"));
+    let traces = traces(&folders[0].path().join("data"), &item);
+    other.stop();
+    let receipt = post(&one, "/erase", &json!({ "tags": [TAG] }));
+    assert_eq!(receipt["tier"]["published"], json!(true), "{receipt}");
+    let other = machine(folders[1].path(), &redis);
+    until("its receipt", || of(&other, receipt["id"].as_str().unwrap())["present"] == json!(0));
+    assert!(!cached(&other)[0]);
+    until("the end of all traces", || found(&data, &traces).is_empty());
+}
+
 #[test]
 fn what_is_erased_on_one_machine_is_erased_in_the_shared_tier_and_on_every_other() {
     if !live::available() {
@@ -389,10 +418,6 @@ fn what_is_erased_on_one_machine_is_erased_in_the_shared_tier_and_on_every_other
     let receipt = post(&one, "/erase", &json!({ "tags": [TAG] }));
     assert_eq!((&receipt["tier"]["published"], &receipt["tier"]["removed"]), (&json!(true), &json!(true)), "{receipt}");
     assert_eq!(found(&data[0], &traces), BTreeMap::new());
-    let of = |server: &Server, id: &str| -> Value {
-        let answer = server.client().get(&format!("/erasures/{id}"));
-        answer.ok().filter(|(status, _)| *status == 200).map_or(Value::Null, |(_, text)| parsed(&text))
-    };
     let id = receipt["id"].as_str().unwrap();
     until("the other's receipt", || !of(&other, id).is_null());
     let theirs = of(&other, id);

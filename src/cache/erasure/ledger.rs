@@ -176,6 +176,12 @@ impl Ledger {
         paths.retain(is_ours);
         paths.sort();
         let ends = |path: &Path, end: &str| path.extension().is_some_and(|extension| extension == end);
+        // One that was being overwritten: it was done, or another is there in its place. JSON has no zeros.
+        for path in paths.iter().filter(|path| ends(path, INTENT)) {
+            if fs::read(path)?.contains(&0) {
+                shred(path)?;
+            }
+        }
         // One that was written and has not taken the place of the former one, which is gone, is as good.
         for path in paths.iter().filter(|path| ends(path, UNFINISHED)) {
             let is_whole = serde_json::from_slice::<T>(&fs::read(path)?).is_ok();
@@ -344,6 +350,11 @@ mod tests {
         ledger.begin("a", &"less").unwrap();
         assert_eq!(begun(), ["less", "another"]);
         ledger.done("b").unwrap();
+        // Those whose overwriting a crash has cut: one that was done, and one whose place another was to take.
+        fs::write(ledger.folder.join("d.intent"), [0; 6]).unwrap();
+        fs::write(ledger.folder.join("a.intent"), *b"\0\0ess\"").unwrap();
+        fs::write(ledger.folder.join("a.intent-new"), "\"less\"").unwrap();
+        assert_eq!(begun(), ["less"]);
         // One that a crash has left behind, and one that it has not let be begun.
         fs::write(ledger.folder.join("a.intent-new"), "\"less\"").unwrap();
         fs::write(ledger.folder.join("c.intent-new"), "\"les").unwrap();

@@ -123,6 +123,23 @@ struct Intent {
     tells: bool,
     /// Whether all that is left is to tell them.
     erased: bool,
+    /// What another machine has told, until it is chosen what of it is here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told: Option<Told>,
+}
+
+/// What another machine has erased, in its words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    /// In hexadecimal.
+    keys: Vec<String>,
+    /// Veiled.
+    tags: Vec<String>,
+    namespace: Option<Namespace>,
+    /// The one model that is meant, by its fingerprint.
+    model: Option<String>,
+    /// What was stored here from this Unix second on is not meant.
+    before: Option<u32>,
 }
 
 impl Intent {
@@ -202,9 +219,12 @@ impl Eraser {
             tier.set_eraser(self);
         }
         let _erasing = self.work.lock();
-        let completed = self.complete(&parts);
+        self.complete_former(&parts);
         self.work.count_pending();
-        if let Err(error) = completed {
+    }
+
+    fn complete_former(self: &Arc<Self>, parts: &[Part]) {
+        if let Err(error) = self.complete(parts, None) {
             let error = &error as &dyn std::error::Error;
             tracing::error!(
                 error,
@@ -227,7 +247,7 @@ impl Eraser {
     pub(super) fn erase(self: &Arc<Self>, caches: &[Cache], erasure: &Erasure) -> Result<Receipt, Error> {
         let parts: Vec<Part> = caches.iter().map(Part::of).collect();
         let _erasing = self.work.lock();
-        self.complete(&parts)?;
+        self.complete_former(&parts);
         let mut intent = Intent {
             receipt: Receipt::begun(&uuid::Uuid::new_v4().to_string()),
             keys: BTreeMap::new(),
@@ -235,6 +255,7 @@ impl Eraser {
             model: erasure.model.map(|model| model.to_string()),
             tells: true,
             erased: false,
+            told: None,
         };
         let mut stored = Vec::new();
         for (cache, part) in caches.iter().zip(&parts) {
@@ -297,29 +318,58 @@ impl Eraser {
         if self.work.ledger.receipt(&erasure.id).map_err(ErasureError::Ledger)?.is_some() {
             return Ok(());
         }
-        self.complete(parts)?;
+        let now = parts.first().map_or_else(unix_seconds, |part| part.shared.now());
+        let mut receipt = Receipt::begun(&erasure.id);
+        let kind = if erasure.tags.is_empty() { "keys" } else { "tags" };
+        receipt.selector = Selected { kind: kind.to_owned(), veils: erasure.tags.clone(), copies: false };
+        receipt.by = Some("another machine".to_owned());
+        let told = Told {
+            keys: notice.keys.iter().map(Key::to_string).collect(),
+            tags: erasure.tags.clone(),
+            namespace: notice.namespace.clone(),
+            model: notice.model.map(|model| model.to_string()),
+            before: age.map(|age| now.saturating_sub(age)),
+        };
         let mut intent = Intent {
-            receipt: Receipt::begun(&erasure.id),
+            receipt,
             keys: BTreeMap::new(),
             namespace: None,
             model: None,
             tells: false,
             erased: false,
+            told: Some(told.clone()),
         };
+        // First of all: it is told once. Whatever fails after this is tried again.
+        let kept = self.begin(&mut intent, &[]).map_err(Error::from);
+        let completed = kept.and_then(|()| self.complete(parts, Some(&erasure.id)));
+        if completed.is_err() {
+            // At least it is served no more.
+            Self::choose(&mut intent, told, parts)?;
+            for part in parts {
+                part.shared.store.remove_many(&intent.keys_of(&part.version))?;
+            }
+        }
+        completed
+    }
+
+    /// Chooses what is here of what another machine has told, and answers when that was stored.
+    fn choose(intent: &mut Intent, told: Told, parts: &[Part]) -> Result<Vec<(String, u32)>, Error> {
+        let erasure = remote::Erasure { id: intent.receipt.id.clone(), tags: told.tags };
+        let named: Vec<Key> = told.keys.iter().filter_map(|key| key.parse().ok()).collect();
         let mut stored = Vec::new();
-        for part in parts.iter().filter(|part| notice.model.is_none_or(|model| model == part.version)) {
+        let is_meant = |part: &&Part| told.model.as_ref().is_none_or(|model| *model == part.version.to_string());
+        for part in parts.iter().filter(is_meant) {
             let store = &part.shared.store;
             let now = part.shared.now();
             store.settle(now)?;
-            let mut keys = notice.keys.clone();
+            let mut keys = named.clone();
             for tag in store.tags_where(|tag| erasure.means(tag))? {
                 keys.extend(store.select(&Selector::Tag(&tag), now)?);
             }
-            if let Some(namespace) = &notice.namespace {
+            if let Some(namespace) = &told.namespace {
                 keys.extend(store.select(&Selector::Namespace(namespace), now)?);
             }
-            // What was stored since is not meant.
-            if let Some(before) = age.map(|age| now.saturating_sub(age)) {
+            if let Some(before) = told.before {
                 let mut meant = Vec::with_capacity(keys.len());
                 for keys in keys.chunks(KEYS_AT_ONCE) {
                     let entries = keys.iter().zip(store.contains_many(keys, now));
@@ -330,16 +380,7 @@ impl Eraser {
             }
             intent.add(part, keys, &mut stored);
         }
-        let kind = if erasure.tags.is_empty() { "keys" } else { "tags" };
-        intent.receipt.selector = Selected { kind: kind.to_owned(), veils: erasure.tags.clone(), copies: false };
-        intent.receipt.by = Some("another machine".to_owned());
-        self.begin(&mut intent, &stored)?;
-        // Those under keys that the one which told of it does not have.
-        if let Some(tier) = parts.first().and_then(|part| part.shared.tier.as_ref()) {
-            tier.tier().remove(&intent.all_keys().into_iter().collect::<Vec<_>>());
-        }
-        self.carry_out(parts, intent, false)?;
-        Ok(())
+        Ok(stored)
     }
 
     /// Writes down what is to be done.
@@ -351,17 +392,35 @@ impl Eraser {
         ledger.begin(&intent.receipt.id, intent).map_err(ErasureError::Ledger)
     }
 
-    /// Completes what was begun before, if anything was.
-    fn complete(self: &Arc<Self>, parts: &[Part]) -> Result<(), Error> {
-        for intent in self.work.ledger.begun::<Intent>().map_err(ErasureError::Ledger)? {
-            if intent.erased {
-                self.tell_later(parts);
-            } else {
-                tracing::info!(id = intent.receipt.id, "an erasure that was begun is completed");
-                self.carry_out(parts, intent, true)?;
-            }
+    fn choose_and_begin(&self, intent: &mut Intent, told: Told, parts: &[Part]) -> Result<(), Error> {
+        let stored = Self::choose(intent, told, parts)?;
+        self.begin(intent, &stored)?;
+        // Those under keys that the one which told of it does not have.
+        if let Some(tier) = parts.first().and_then(|part| part.shared.tier.as_ref()) {
+            tier.tier().remove(&intent.all_keys().into_iter().collect::<Vec<_>>());
         }
         Ok(())
+    }
+
+    /// Completes what was begun, if anything was; what has just been begun is `fresh`. One that cannot be does not keep the others from it.
+    fn complete(self: &Arc<Self>, parts: &[Part], fresh: Option<&str>) -> Result<(), Error> {
+        let mut all = Ok(());
+        for mut intent in self.work.ledger.begun::<Intent>().map_err(ErasureError::Ledger)? {
+            if intent.erased {
+                self.tell_later(parts);
+                continue;
+            }
+            let resumed = fresh != Some(&*intent.receipt.id);
+            if resumed {
+                tracing::info!(id = intent.receipt.id, "an erasure that was begun is completed");
+            }
+            let completed = match intent.told.take() {
+                Some(told) => self.choose_and_begin(&mut intent, told, parts),
+                None => Ok(()),
+            };
+            all = all.and(completed.and_then(|()| self.carry_out(parts, intent, resumed).map(drop)));
+        }
+        all
     }
 
     /// Does what is written down, from the beginning: what is done already is found to be done.
@@ -593,6 +652,7 @@ mod tests {
             model: None,
             tells: true,
             erased: false,
+            told: None,
         };
         let kept: Intent = serde_json::from_str(&serde_json::to_string(&intent).unwrap()).unwrap();
         let notices = kept.notices();

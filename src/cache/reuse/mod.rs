@@ -38,7 +38,7 @@ use crate::reuse::{Audit, Certificate, CertificateId, Matcher, Refusal, Terms, b
 pub(super) use audit::{Audited, audit};
 pub(super) use learner::Learner;
 
-use crate::store::Store;
+use crate::store::{Store, shred};
 use log::Text;
 
 /// How many texts may wait to be learnt; more are not.
@@ -484,7 +484,11 @@ impl CertificateFigures {
 
 /// Starts the learner of a cache that has learnt before.
 pub(super) fn has_learnt(store: &Store) -> bool {
-    learner::log_path(store).exists()
+    let path = learner::log_path(store);
+    if let Err(error) = shred::recover(&path) {
+        tracing::warn!(%error, path = %path.display(), "what was left of rewriting it could not be removed");
+    }
+    path.exists()
 }
 
 /// Has texts that are stored learnt from, in their order.
