@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,8 +42,11 @@ pub(super) struct Reply {
 }
 
 impl Client {
+    /// For a server at a URL. Its certificate is to be signed by an authority that browsers know, or by one in the file that the variable
+    /// `SSL_CERT_FILE` names, as for OpenSSL.
     pub(super) fn new(url: &str) -> Self {
         let agent = ureq::Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(authorities()).build())
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .http_status_as_error(false)
             .middleware(with_key)
@@ -91,8 +95,29 @@ impl Client {
     }
 
     fn unreachable(&self) -> String {
-        format!("no answer from {}: is `vecmemo serve` running there?", self.url)
+        let advice = match self.url.split_once("://") {
+            Some(("https", _)) => {
+                "is `vecmemo serve` running there? A certificate of an authority of your own is trusted if SSL_CERT_FILE names its file"
+            }
+            Some(_) => "is `vecmemo serve` running there?",
+            None => "an address begins with http:// or https://",
+        };
+        format!("no answer from {}: {advice}", self.url)
     }
+}
+
+/// Who may sign for a server.
+fn authorities() -> RootCerts {
+    let Some(path) = std::env::var_os("SSL_CERT_FILE") else { return RootCerts::WebPki };
+    let pem = std::fs::read(&path).unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "SSL_CERT_FILE cannot be read: no certificate is trusted");
+        Vec::new()
+    });
+    let of_file = |item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    };
+    RootCerts::new_with_certs(&parse_pem(&pem).filter_map(of_file).collect::<Vec<_>>())
 }
 
 /// Adds the key that the server wants, if the environment has one. It follows no redirect elsewhere.

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Arg, ArgMatches, Args, Command};
 
 use super::SettingsArguments;
-use crate::config::{Origin, SECTIONS, Settings, Typed};
+use crate::config::{self, Origin, SECTIONS, Settings, Typed};
 use crate::remote::Url;
 
 #[derive(clap::Args)]
@@ -18,6 +18,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let layered = arguments.settings.layered(matches)?;
     Settings::new(&layered.typed)?;
+    config::access(&layered.typed)?;
     let values = toml::Table::try_from(&layered.typed).context("settings have no TOML form")?;
     let command = Typed::augment_args(Command::new("settings"));
     let is_of_section = |setting: &&Arg| setting.get_id().as_str().contains('.');

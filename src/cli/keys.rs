@@ -37,7 +37,7 @@ struct New {
     scope: Vec<Scope>,
 
     /// In how many days it ends
-    #[arg(long, value_name = "DAYS")]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..))]
     days: Option<u64>,
 }
 

@@ -18,7 +18,7 @@ use super::client::{Client, escaped};
 use super::warm::lines::{Format, Line, Reader};
 use super::{print, say};
 
-/// How many texts go in one request: few, as those who wait for an answer come first.
+/// How many texts go in one request at most: few, as those who wait for an answer come first.
 const BATCH_TEXTS: usize = 64;
 
 /// How many hits `covered` has to be a share of before it is believed.
@@ -122,6 +122,8 @@ fn feed(arguments: &Arguments, client: &Client, from: &str) -> anyhow::Result<u6
     let path = format!("/admin/migrations/{}/texts", escaped(from));
     let lines = Reader::new(&arguments.texts, arguments.field.as_deref().map(Format::jsonl));
     let (mut counts, mut bad) = ([0; 4], 0_u64);
+    let most = client.get_json("/info")?["max_client_batch_size"].as_u64().unwrap_or(u64::MAX).max(1);
+    let batch_texts = BATCH_TEXTS.min(usize::try_from(most).unwrap_or(usize::MAX));
     let mut batch: Vec<Line> = Vec::new();
     let mut send = |batch: &mut Vec<Line>| -> anyhow::Result<()> {
         if !batch.is_empty() {
@@ -142,7 +144,7 @@ fn feed(arguments: &Arguments, client: &Client, from: &str) -> anyhow::Result<u6
                 say(&format!("skipped {error}"));
             }
         }
-        if batch.len() == BATCH_TEXTS {
+        if batch.len() == batch_texts {
             send(&mut batch)?;
         }
     }

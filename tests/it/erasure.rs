@@ -190,6 +190,7 @@ fn nothing_of_an_erased_entry_is_in_any_file_and_all_others_are_served() {
     assert!(others_are_there(&server));
     let erased = &receipt["erased"];
     assert_eq!((&erased["entries"], &erased["token_keys"]), (&json!(2), &json!(1)), "{receipt}");
+    assert!(erased["attachments"].as_u64().unwrap() >= 2, "a list of tags and a payload: {receipt}");
     // Both rows, and that of the one that was replaced.
     assert_eq!(erased["rows"], json!(3), "{receipt}");
     assert!(erased["graph_segments"].as_u64().unwrap() >= 1, "{receipt}");

@@ -212,6 +212,21 @@ fn a_certificate_is_read_again_with_the_configuration() {
     let server = Server::run(command);
     assert!(server.url.starts_with("https://"), "{}", server.url);
     assert!(server.log().contains("operators are served here alone"));
+    // Who asks by the command line trusts it by its file; the doctor looks at no certificate.
+    let health = |trusted: &str| {
+        let mut command = vecmemo(folder.path());
+        let asked = command.args(["search", "--url", &server.url, "a text"]).env("SSL_CERT_FILE", trusted);
+        let output = asked.output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert!(health("cert.pem").0, "{health:?}", health = health("cert.pem"));
+    let (answered, said) = health("/dev/null");
+    assert!(!answered && said.contains("SSL_CERT_FILE"), "{said}");
+    let port = server.url.rsplit(':').next().unwrap();
+    let mut doctor = vecmemo(folder.path());
+    doctor.args(["doctor", "--json", "--listen", &format!("127.0.0.1:{port}")]);
+    let found = String::from_utf8(doctor.output().unwrap().stdout).unwrap();
+    assert!(found.contains("is served by vecmemo"), "{found}");
     write();
     hang_up(&server);
     until("the certificate is read again", || {

@@ -540,6 +540,9 @@ impl Intent {
 /// Erases in one model's store, and in all that is kept beside it but the side store.
 fn erase_in(part: &Part, keys: &[Key], all: &Arc<HashSet<Key>>) -> Result<Places, Error> {
     let shared = &part.shared;
+    let has = |key: &Key| [!shared.store.tags(key).is_empty(), shared.store.payload(key).is_some()];
+    // What of them waits to be removed when they go is counted by nobody else.
+    let attachments = keys.iter().flat_map(has).filter(|has| *has).count() as u64;
     let rows = shared.store.erase(keys)?;
     shared.claims.release(keys);
     let reuse = shared.reuse.erase(Arc::clone(all)).map_err(ErasureError::Reuse)?;
@@ -552,6 +555,7 @@ fn erase_in(part: &Part, keys: &[Key], all: &Arc<HashSet<Key>>) -> Result<Places
         reuse_texts: reuse.texts,
         reuse_aliases: reuse.aliases,
         graph_segments,
+        attachments,
         ..Places::default()
     })
 }

@@ -6,7 +6,8 @@ use clap::{ArgMatches, Args, Command};
 
 use super::finding::{Finding, fail, ok, warn};
 use crate::cli::SettingsArguments;
-use crate::config::{Origin, Settings, Typed};
+use crate::config::{self, Origin, Settings, Typed};
+use crate::http::Tls;
 
 const CHECK: &str = "configuration";
 
@@ -22,6 +23,13 @@ pub(super) fn check(settings: &SettingsArguments, matches: &ArgMatches) -> (Vec<
         Err(error) => return (vec![fail(CHECK, error.to_string(), advice)], None),
     };
     let mut findings = Vec::new();
+    if let Err(error) = config::access(&layered.typed) {
+        findings.push(fail(CHECK, format!("{error:#}"), advice));
+    }
+    if let Some(Err(error)) = checked.tls.as_ref().map(|(certificate, key)| Tls::load(certificate, key)) {
+        let advice = "name a certificate and its key, as PEM, with --tls-cert and --tls-key";
+        findings.push(fail(CHECK, format!("{:#}", anyhow::Error::new(error)), advice));
+    }
     let file = layered.origins.values().find_map(|origin| match origin {
         Origin::File(path) => Some(format!("from {}", path.display())),
         _ => None,

@@ -71,6 +71,6 @@ fn look(settings: &SettingsArguments, matches: &ArgMatches) -> Vec<Finding> {
     findings.extend(models);
     findings.extend(tier::check(&settings));
     findings.push(clock::check(Some(&settings.data_dir)));
-    findings.push(address::check(&settings, holder.as_ref()));
+    findings.extend(address::check(&settings, holder.as_ref()));
     findings
 }
