@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
 use crate::batch::Embedder;
 use crate::cache::{self, Cache, Catalogue, CatalogueError, Eraser, SharedTier};
@@ -11,7 +11,7 @@ use crate::config::{ModelSettings, Settings};
 use crate::domain::ModelCard;
 use crate::engine::{self, Described, Model, Residents};
 use crate::remote::{self, Tier};
-use crate::store::{Folder, StoreError};
+use crate::store::{Folder, ReadOnly, StoreError};
 
 /// The cache of the one model that a command is about. Its weights are loaded when something has to be computed.
 pub(super) fn cache(settings: &Settings) -> anyhow::Result<Cache> {
@@ -25,6 +25,17 @@ pub(super) fn cache(settings: &Settings) -> anyhow::Result<Cache> {
     let cache = cache.with_eraser(eraser);
     tier.iter().for_each(SharedTier::begin);
     Ok(cache)
+}
+
+/// The same for a command that only looks: it makes no folder where there is none.
+pub(super) fn cache_that_is_there(settings: &Settings) -> anyhow::Result<Cache> {
+    let spaces = if settings.data_dir.exists() { ReadOnly::spaces(&settings.data_dir)? } else { Vec::new() };
+    if spaces.is_empty() { Err(no_cache(&settings.data_dir)) } else { cache(settings) }
+}
+
+/// That a folder is not one of ours.
+pub(super) fn no_cache(folder: &Path) -> anyhow::Error {
+    anyhow!("there is no cache in {}: name its folder with --data-dir", folder.display())
 }
 
 /// The caches of all models. The default one's weights are loaded now, the others' when something has to be computed.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::ArgMatches;
 
+use super::assemble::no_cache;
 use super::meter::bytes;
 use super::{SettingsArguments, print};
 use crate::store::{self, ReadOnly};
@@ -19,7 +20,9 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
     let folder = arguments.settings.settings(matches)?.data_dir;
     let context = || format!("cannot compact {}", folder.display());
     let spaces = ReadOnly::spaces(&folder).with_context(context)?;
-    anyhow::ensure!(!spaces.is_empty(), "there is no cache in {}: name its folder with --data-dir", folder.display());
+    if spaces.is_empty() {
+        return Err(no_cache(&folder));
+    }
     let compacted = store::compact(&folder).with_context(context)?;
     for space in &compacted.spaces {
         print(&format!(

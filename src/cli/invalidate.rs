@@ -108,7 +108,10 @@ fn ask(arguments: &Arguments, url: &str, model: Option<&str>) -> anyhow::Result<
 fn invalidate(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Value> {
     let SelectorArguments { keys, texts, tags, tag_glob, namespace, older_than, all } = &arguments.selector;
     let namespace = namespace.as_deref().map(Namespace::qualified).transpose()?;
-    let cache = assemble::cache(&arguments.settings.settings(matches)?)?;
+    let settings = arguments.settings.settings(matches)?;
+    // With a shared tier there is something to say to others where nothing is here.
+    let open = if settings.remote.is_some() { assemble::cache } else { assemble::cache_that_is_there };
+    let cache = open(&settings)?;
     let started = Instant::now();
     let invalidated = cache.invalidate(&Invalidation {
         keys: (!keys.is_empty()).then(|| keys.clone()),

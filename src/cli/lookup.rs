@@ -62,7 +62,7 @@ fn ask(arguments: &Arguments, url: &str, model: Option<String>) -> anyhow::Resul
 
 fn look(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Value>> {
     let namespace = Namespace::qualified(&arguments.namespace)?;
-    let cache = assemble::cache(&arguments.settings.settings(matches)?)?;
+    let cache = assemble::cache_that_is_there(&arguments.settings.settings(matches)?)?;
     let keys = if arguments.keys.is_empty() {
         let texts: Vec<_> = arguments.texts.iter().map(Into::into).collect();
         cache.keys(&Request { namespace, ..Request::new(Inputs::Texts(&texts)) })?

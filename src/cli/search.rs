@@ -107,7 +107,7 @@ fn search(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result<Vec<Vec
     // One search is over before a graph would be built, or a GPU had the rows.
     let (choice, device) = (PathChoice::Exact, SearchDevice::Cpu);
     settings.cache.search = SearchConfig { choice, device, ..SearchConfig::default() };
-    let cache = assemble::cache(&settings)?;
+    let cache = assemble::cache_that_is_there(&settings)?;
     let vectors = if texts.is_empty() {
         cache.stored_vectors(keys)?
     } else {

@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Arguments, matches: &ArgMatches) -> anyhow::Result
             Client::new(url).get_json(&about("/stats?ages=true", model.as_deref()))?
         }
         None => {
-            let cache = assemble::cache(&arguments.settings.settings(matches)?)?;
+            let cache = assemble::cache_that_is_there(&arguments.settings.settings(matches)?)?;
             let mut stats = serde_json::to_value(cache.stats()).context("figures have no JSON form")?;
             stats["ages"] = serde_json::to_value(cache.ages()).context("figures have no JSON form")?;
             stats

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::ArgMatches;
 use serde_json::json;
 
+use super::assemble::no_cache;
 use super::meter::{self, Meter};
 use super::{SettingsArguments, print, say};
 use crate::store::{self, Repaired, Report, SideReport, SpaceReport, StoreError, unix_seconds};
@@ -73,7 +74,7 @@ fn look(folder: &Path, sample: Option<u64>) -> anyhow::Result<Report> {
     meters.finish();
     let report = report.with_context(|| format!("cannot look at {}", folder.display()))?;
     if report.spaces.is_empty() && report.side == SideReport::Absent {
-        bail!("there is no cache in {}: name its folder with --data-dir", folder.display());
+        return Err(no_cache(folder));
     }
     Ok(report)
 }

@@ -30,6 +30,18 @@ fn fail(command: &mut Command) -> String {
 }
 
 #[test]
+fn a_command_that_only_looks_makes_no_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in
+        [&["lookup", "a"][..], &["search", "a"], &["stats"], &["invalidate", "--tag", "a"], &["verify"], &["compact"]]
+    {
+        let said = fail(vecmemo(folder.path()).args(command).args(["--data-dir", "typo"]));
+        assert!(said.contains("typo"), "{command:?}: {said}");
+        assert!(!folder.path().join("typo").exists(), "{command:?}");
+    }
+}
+
+#[test]
 fn every_command_explains_itself() {
     let folder = tempfile::tempdir().unwrap();
     let help = succeed(vecmemo(folder.path()).arg("--help"));

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{ArgMatches, ValueEnum};
 
+use super::assemble::no_cache;
 use super::meter::Meter;
 use super::{SettingsArguments, print, say};
 use crate::cache::{ExportLine, Ledger};
@@ -199,7 +200,7 @@ pub(super) fn choose(
     let meant = spaces.iter().filter(|space| is_meant(space)).count();
     let only = fingerprint.is_none() && spaces.len() == 1;
     if spaces.is_empty() {
-        bail!("there is no cache in {}: name its folder with --data-dir", folder.display());
+        return Err(no_cache(folder));
     } else if meant != 1 && !only {
         bail!("{meant} of the models in {} are meant: choose one with --fingerprint: {}", folder.display(), listed());
     }
