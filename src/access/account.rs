@@ -1,13 +1,14 @@
 //! What a tenant may have, and what it has had.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::allowance::Allowance;
+use crate::domain::Namespace;
 
 /// The limits of tenants that have none of their own.
 pub const DEFAULT_TENANT: &str = "default";
@@ -40,6 +41,8 @@ pub struct Account {
     tokens: Option<Allowance>,
     /// Entries that requests under way may still add.
     adding: AtomicU64,
+    /// Namespaces that requests are about to begin.
+    beginning: Mutex<HashMap<Namespace, u64>>,
     figures: Arc<Counters>,
 }
 
@@ -104,6 +107,15 @@ pub struct Adding {
     total: u64,
 }
 
+/// Room for a namespace that a request may be the first in; given back when it is dropped.
+#[derive(Debug)]
+pub struct Beginning {
+    account: Arc<Account>,
+    namespace: Namespace,
+    /// Namespaces that are about to be begun, this one among them.
+    total: u64,
+}
+
 impl Account {
     fn new(tenant: &str, limits: Limits, figures: Arc<Counters>) -> Self {
         Self {
@@ -112,6 +124,7 @@ impl Account {
             requests: limits.requests_per_second.map(Allowance::new),
             tokens: limits.tokens_per_second.map(Allowance::new),
             adding: AtomicU64::new(0),
+            beginning: Mutex::default(),
             figures,
         }
     }
@@ -187,15 +200,19 @@ impl Account {
         self.limits.entries_max.is_some() || self.limits.bytes_max.is_some()
     }
 
-    /// Whether it may begin one more namespace beside those that it has.
-    ///
-    /// # Errors
-    /// When it may not.
-    pub fn add_namespace(&self, namespaces: u64) -> Result<(), Exceeded> {
-        match self.limits.namespaces_max {
-            Some(limit) if namespaces >= limit => Err(self.over("namespaces", limit, None)),
-            _ => Ok(()),
-        }
+    /// A namespace that is to come. To be said before it is counted how many there are.
+    #[must_use]
+    pub fn beginning(self: &Arc<Self>, namespace: &Namespace) -> Beginning {
+        let mut begun = self.lock_beginning();
+        *begun.entry(namespace.clone()).or_default() += 1;
+        let total = begun.len() as u64;
+        drop(begun);
+        Beginning { account: Arc::clone(self), namespace: namespace.clone(), total }
+    }
+
+    /// By how many requests each is about to be begun.
+    fn lock_beginning(&self) -> MutexGuard<'_, HashMap<Namespace, u64>> {
+        self.beginning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Entries that are to come. To be said before it is counted what there is: else those that arrive in between would be counted by nobody.
@@ -222,6 +239,31 @@ impl Account {
     /// Counts a request that was over a limit.
     pub fn refused(&self) {
         self.figures.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Beginning {
+    /// Whether there is room for it, beside so many namespaces that are there.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn check(&self, namespaces: u64) -> Result<(), Exceeded> {
+        match self.account.limits.namespaces_max {
+            Some(limit) if namespaces + self.total > limit => Err(self.account.over("namespaces", limit, None)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        let mut begun = self.account.lock_beginning();
+        if let Some(requests) = begun.get_mut(&self.namespace) {
+            *requests -= 1;
+            if *requests == 0 {
+                begun.remove(&self.namespace);
+            }
+        }
     }
 }
 
@@ -292,6 +334,21 @@ mod tests {
         assert_eq!(account.adding(3).check(200, 3, 600).unwrap_err().what, "bytes");
         drop(second);
         assert!(account.adding(10).check(100, 0, 0).is_ok());
+    }
+
+    #[test]
+    fn namespaces_that_are_begun_at_once_are_counted_together_and_each_once() {
+        let account =
+            Arc::new(Account::new("a", Limits { namespaces_max: Some(2), ..Limits::default() }, Arc::default()));
+        let beginning = |name: &str| account.beginning(&Namespace::new(name).unwrap());
+        let (first, again, second) = (beginning("x"), beginning("x"), beginning("y"));
+        assert!(first.check(0).is_ok() && again.check(0).is_ok() && second.check(0).is_ok());
+        assert_eq!(beginning("z").check(0).unwrap_err().what, "namespaces");
+        assert!(beginning("y").check(0).is_ok() && beginning("y").check(1).is_err());
+        drop((first, again));
+        assert!(beginning("z").check(0).is_ok());
+        drop(second);
+        assert!(account.lock_beginning().is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::domain::Reach;
 
-pub use account::{Account, Adding, DEFAULT_TENANT, Exceeded, Figures, Left, Limits, TenantLimits};
+pub use account::{Account, Adding, Beginning, DEFAULT_TENANT, Exceeded, Figures, Left, Limits, TenantLimits};
 pub use keys::{Keys, KeysError, NewKey};
 pub use scope::{Scope, Scopes, UnknownScope};
 pub use token::{Token, TokenHash};

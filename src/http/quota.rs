@@ -14,7 +14,7 @@ use std::time::Duration;
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::access::{Account, Adding};
+use crate::access::{Account, Adding, Beginning};
 use crate::cache::{self, Holdings, Inputs, Mode, Request};
 
 use super::call::Call;
@@ -97,7 +97,7 @@ pub(super) fn may_compute(call: &Call) -> Result<(), Error> {
 /// When there is no room, and the request wants no answer of the cache.
 pub(super) async fn room(call: &Call, request: &mut Request<'_>) -> Result<Room, Error> {
     let Some(account) = call.caller.account().filter(|_| request.mode != Mode::Only) else {
-        return Ok(Room::Enough(None));
+        return Ok(Room::Enough(Held::default()));
     };
     if request.namespace.tenant() != account.tenant() {
         // What is pinned is never evicted: in a namespace of others only policies say so.
@@ -108,26 +108,30 @@ pub(super) async fn room(call: &Call, request: &mut Request<'_>) -> Result<Room,
     }
     let stores = matches!(request.mode, Mode::Use | Mode::Refresh) && request.namespace.tenant() == account.tenant();
     if !stores {
-        return Ok(Room::Enough(None));
+        return Ok(Room::Enough(Held::default()));
     }
+    let mut held = Held::default();
     let (models, tenant) = (call.service.shared.catalogue.models(), account.tenant().to_owned());
     if account.limits().namespaces_max.is_some()
         && !models.iter().any(|model| model.cache.has_namespace(&request.namespace))
     {
+        let beginning = account.beginning(&request.namespace);
         let most = models.iter().map(|model| model.cache.namespaces_of(&tenant)).max().unwrap_or(0);
-        if let Err(exceeded) = account.add_namespace(most) {
+        let checked = beginning.check(most);
+        held.beginning = Some(beginning);
+        if let Err(exceeded) = checked {
             return from_cache_alone(request, Error::Quota(exceeded));
         }
     }
     if !account.bounds_entries() {
-        return Ok(Room::Enough(None));
+        return Ok(Room::Enough(held));
     }
     let adding = account.adding(request.inputs.len() as u64);
     let entry_bytes = models.iter().map(|model| model.cache.entry_bytes()).max().unwrap_or(0);
     let counting = call.blocking(move || models.iter().map(|model| model.cache.holdings(&tenant)).sum());
     let Holdings { entries, bytes } = counting.await?;
     match adding.check(entry_bytes, entries, bytes) {
-        Ok(()) => Ok(Room::Enough(Some(adding))),
+        Ok(()) => Ok(Room::Enough(Held { adding: Some(adding), ..held })),
         Err(exceeded) => from_cache_alone(request, Error::Quota(exceeded)),
     }
 }
@@ -140,10 +144,18 @@ fn from_cache_alone(request: &mut Request<'_>, quota: Error) -> Result<Room, Err
     Ok(Room::None(quota))
 }
 
+/// What a request may come to add.
+#[derive(Default)]
+#[expect(dead_code, reason = "held, not read")]
+pub(super) struct Held {
+    adding: Option<Adding>,
+    beginning: Option<Beginning>,
+}
+
 /// Whether there is room for what a request may have computed and stored.
 pub(super) enum Room {
     /// There is, and it is held as long as this is.
-    Enough(#[expect(dead_code, reason = "held, not read")] Option<Adding>),
+    Enough(#[expect(dead_code, reason = "held, not read")] Held),
     /// There is not.
     None(Error),
 }

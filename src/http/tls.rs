@@ -79,29 +79,35 @@ impl Tls {
     /// # Errors
     /// As for [`Tls::load`]; then nothing changes.
     pub fn reload(&self) -> Result<bool, TlsError> {
-        let Shared { certificate, key, acceptor: current, seen } = &*self.shared;
+        let Shared { certificate, key, .. } = &*self.shared;
         let (chain, secret) = (read(certificate)?, read(key)?);
-        let next = acceptor(certificate, &chain, key, &secret)?;
-        let now = digest(&chain, &secret);
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = *seen != now;
-        *current.write().unwrap_or_else(PoisonError::into_inner) = next;
-        *seen = now;
-        Ok(changed)
+        self.take(&chain, &secret)?;
+        Ok(self.see(digest(&chain, &secret)))
     }
 
     /// As [`Tls::reload`], if the files are others than when they were last looked at: what cannot be used is complained of once.
     pub(super) fn look(&self) -> Result<bool, TlsError> {
-        let Shared { certificate, key, seen, .. } = &*self.shared;
-        let now = digest(&read(certificate)?, &read(key)?);
-        {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if *seen == now {
-                return Ok(false);
-            }
-            *seen = now;
+        let Shared { certificate, key, .. } = &*self.shared;
+        let (chain, secret) = (read(certificate)?, read(key)?);
+        if !self.see(digest(&chain, &secret)) {
+            return Ok(false);
         }
-        self.reload().map(|_| true)
+        // What was seen, and not what may be there by now.
+        self.take(&chain, &secret).map(|()| true)
+    }
+
+    /// Notes what the files hold. Whether that is something else.
+    fn see(&self, now: [u8; 32]) -> bool {
+        let mut seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *seen, now) != now
+    }
+
+    /// Has connections begin with these from now on.
+    fn take(&self, chain: &[u8], secret: &[u8]) -> Result<(), TlsError> {
+        let Shared { certificate, key, acceptor: current, .. } = &*self.shared;
+        let next = acceptor(certificate, chain, key, secret)?;
+        *current.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
