@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::server::{Server, tiny, vecmemo};
+use crate::support::server::{Server, tiny, until, vecmemo};
 
 fn texts() -> Vec<String> {
     (0..100).map(|number| format!("document {number} says this and that of {}", number * number)).collect()
@@ -44,7 +44,8 @@ fn everything_that_was_answered_is_found_right_after_a_kill() {
         let (status, found) = server.post("/search", &json!({ "keys": item["key"], "k": 1 }));
         assert_eq!((status, &found["results"][0][0]["key"]), (200, &item["key"]));
     }
-    assert!(server.log().contains("made the index of a first search entries=100"), "{}", server.log());
+    // The log arrives by a pipe, behind the answer.
+    until("the line", || server.log().contains("made the index of a first search entries=100"));
 }
 
 /// The graph's thread is killed with everything else: before it builds, while it does, while it saves, and after.
