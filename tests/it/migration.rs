@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use vecmemo::batch::{self, Embedder};
-use vecmemo::cache::{Cache, Catalogue, Inputs, Request};
+use vecmemo::cache::{Cache, Catalogue, Inputs, Invalidation, Migration, Request};
 use vecmemo::domain::FingerprintBuilder;
 use vecmemo::engine::{Engine, EngineError, Model, fake};
 use vecmemo::store::{Config, Folder};
@@ -264,6 +264,48 @@ fn cache(folder: &Folder, name: &str, before: impl FnMut(&[&[u32]]) + Send + 'st
     Cache::new(store, Embedder::start(model, batch::Config::default()))
 }
 
+/// Asks the model that answers for each text, one after the other.
+async fn ask_for(catalogue: &Catalogue, migration: &Migration, texts: &[String]) {
+    for (count, text) in texts.iter().enumerate() {
+        let served = catalogue.resolve(None).unwrap();
+        let inputs = [text.into()];
+        let request = Request::new(Inputs::Texts(&inputs));
+        let answer = served.cache.embed(request.clone()).await.unwrap();
+        served.migration.unwrap().observe(&request, &answer);
+        // In the order of asking, which their threads do not keep by themselves.
+        until("the observation", || migration.progress().observed == count as u64 + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_while_it_waits_is_not_brought_back_under_the_other_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let held = Folder::hold(folder.path()).unwrap();
+    let (open, opened) = channel::<()>();
+    // Closed for good at the end: everything passes.
+    let gated = move |_: &[&[u32]]| _ = opened.recv();
+    let catalogue =
+        Catalogue::kept_in(held.clone(), vec![cache(&held, "a", |_| {}), cache(&held, "b", gated)]).unwrap();
+    let migration = catalogue.migrate("a", "b").unwrap();
+    let texts: Vec<String> = (0..200).map(|n| format!("word{n}")).collect();
+    ask_for(&catalogue, &migration, &texts).await;
+    // What the other model has begun with is among the first.
+    let gone = 120..130;
+    let of = |cache: &Cache| {
+        let inputs: Vec<_> = texts.iter().map(Into::into).collect();
+        cache.keys(&Request::new(Inputs::Texts(&inputs))).unwrap()
+    };
+    let here = catalogue.default().cache;
+    let keys = Some(of(&here)[gone.clone()].to_vec());
+    assert_eq!(here.invalidate(&Invalidation { keys, ..Invalidation::default() }).unwrap().removed, 10);
+    drop(open);
+    until("the migration", || migration.progress().done == 190 && migration.progress().queued == 0);
+    let there = catalogue.resolve(Some("b")).unwrap().cache;
+    for (number, found) in there.lookup(&of(&there)).iter().enumerate() {
+        assert_eq!(found.is_some(), !gone.contains(&number), "{number}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_do_not_wait_for_the_other_model_and_what_was_asked_last_is_embedded_first() {
     let folder = tempfile::tempdir().unwrap();
@@ -280,15 +322,7 @@ async fn answers_do_not_wait_for_the_other_model_and_what_was_asked_last_is_embe
         Catalogue::kept_in(held.clone(), vec![cache(&held, "a", |_| {}), cache(&held, "b", gated)]).unwrap();
     let migration = catalogue.migrate("a", "b").unwrap();
     let texts: Vec<String> = (0..300).map(|n| format!("word{n}")).collect();
-    for (count, text) in texts.iter().enumerate() {
-        let served = catalogue.resolve(None).unwrap();
-        let inputs = [text.into()];
-        let request = Request::new(Inputs::Texts(&inputs));
-        let answer = served.cache.embed(request.clone()).await.unwrap();
-        served.migration.unwrap().observe(&request, &answer);
-        // In the order of asking, which their threads do not keep by themselves.
-        until("the observation", || migration.progress().observed == count as u64 + 1);
-    }
+    ask_for(&catalogue, &migration, &texts).await;
     assert_eq!((migration.progress().done, migration.progress().dropped), (0, 0));
     assert!(migration.progress().queued >= 300 - 64, "{:?}", migration.progress());
     drop(open);
