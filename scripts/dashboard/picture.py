@@ -22,7 +22,7 @@ from servers import Single, free_port, until  # noqa: E402
 SCRAPED_SECONDS = 2
 # Few enough that some have to leave.
 ENTRIES = 4096
-# What Grafana makes of its variables: four scrapes, and all there is.
+# What Grafana makes of its variables: some scrapes, an hour, and all there is.
 VARIABLES = {"$__rate_interval": f"{15 * SCRAPED_SECONDS}s", "$__range": "1h", "$job": ".*", "$instance": ".*"}
 
 

@@ -85,10 +85,16 @@ impl Condemned {
         self.sentences.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
     }
 
+    /// Whether anything is condemned.
+    #[inline]
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::SeqCst)
+    }
+
     /// Whether an entry is condemned.
     #[inline]
     pub(super) fn has(&self, record: &Record) -> bool {
-        self.any.load(Ordering::SeqCst) && record.is_tagged() && self.judges(record)
+        self.any() && record.is_tagged() && self.judges(record)
     }
 
     /// An entry whose tags cannot be read is taken to be meant: it costs a computation.
@@ -115,7 +121,7 @@ impl Sweeper {
     /// Goes on with what is condemned already.
     pub(super) fn start(core: &Arc<Core>) -> Self {
         let sweeper = Self { core: Arc::clone(core), stop: Arc::default(), thread: Mutex::default() };
-        if sweeper.core.space.condemned.any.load(Ordering::SeqCst) {
+        if sweeper.core.space.condemned.any() {
             sweeper.wake(&mut sweeper.lock());
         }
         sweeper
@@ -145,13 +151,13 @@ impl Sweeper {
     /// When something could not be.
     pub(super) fn settle(&self) -> Result<(), StoreError> {
         let mut thread = self.lock();
-        if thread.is_none() && !self.core.space.condemned.any.load(Ordering::SeqCst) {
+        if thread.is_none() && !self.core.space.condemned.any() {
             return Ok(());
         }
         self.wake(&mut thread);
         // A panic there was said there.
         let _ = thread.take().map(JoinHandle::join);
-        if self.core.space.condemned.any.load(Ordering::SeqCst) {
+        if self.core.space.condemned.any() {
             return Err(StoreError::NotSwept { path: self.core.space.path.clone() });
         }
         Ok(())

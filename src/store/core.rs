@@ -15,7 +15,7 @@ use super::header;
 use super::info::Info;
 use super::layout::Slot;
 use super::record::{RECORD_BYTES, Record};
-use super::side::{Attachment, Side, failed};
+use super::side::{Attachment, Side};
 use super::snapshot;
 use super::space::Space;
 use super::sync::{IntervalSync, Syncer};
@@ -343,19 +343,16 @@ impl Core {
         Ok(numbers)
     }
 
-    /// Erases what is condemned under the keys of entries to come, which would be taken to have its tags and its payload.
+    /// Erases what is condemned under the keys of entries to come: an entry that is there would be taken to share its tags and its payload
+    /// with the one that comes.
     fn end_condemned(&self, writer: &mut Writer, entries: &[NewEntry<'_>]) -> Result<(), StoreError> {
-        let is_condemned =
-            |key: &Key| self.space.find(key).is_some_and(|slot| self.space.condemned.has(self.space.map.record(slot)));
-        let condemned: Vec<Key> = entries.iter().map(|entry| entry.key).filter(is_condemned).collect();
-        if condemned.is_empty() {
+        let Space { condemned, map, .. } = &*self.space;
+        if !condemned.any() {
             return Ok(());
         }
-        writer.remove(&condemned)?;
-        // Before what the new entries have is attached to the same keys.
-        self.side
-            .write(|transaction| self.side.detach(transaction, &condemned))
-            .map_err(failed("write", &self.side.path))
+        let is_condemned = |key: &Key| self.space.find(key).is_some_and(|slot| condemned.has(map.record(slot)));
+        let keys: Vec<Key> = entries.iter().map(|entry| entry.key).filter(is_condemned).collect();
+        if keys.is_empty() { Ok(()) } else { writer.remove(&keys).map(drop) }
     }
 
     /// Writes entries' tags and payloads to the side store.

@@ -41,6 +41,7 @@ const HOP: usize = LINKS / 2;
 const COMPARED_A_DOUBLING: f64 = 120.0;
 /// A segment is built anew when one row in so many of it is dead.
 const DEAD_ONE_IN: usize = 4;
+
 /// The thread's handle.
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
